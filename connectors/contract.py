@@ -1,0 +1,160 @@
+"""The contracts of a connector: all that the hub knows of any system.
+
+A connector is a `SystemConfig` (see `connectors/config.py`) whose `build()` gives a `System`; the system makes sources
+and sinks. Connectors are synchronous and run in bounded threads. Deadlines are absolute seconds of `Clock.monotonic()`.
+
+Life of a source task, always in this order and never in two threads at once:
+
+1. `open(offset)` once; None = there is no stored offset, begin at the beginning.
+2. `poll(limit, deadline)` until stopped. None = nothing new now.
+3. `ack(offset)` after Kafka has acknowledged the batch of that offset.
+4. `close()`, always, also after an exception.
+
+Life of a sink task: `open()`, then `put()` from several threads at once, but never one key in two of them; `close()`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from schemas.change import Batch
+from schemas.receipt import Receipt
+from schemas.values import Key, Offset, Record
+from schemas.write import Write
+
+if TYPE_CHECKING:
+    from connectors.config import SourceConfig, WritebackConfig
+
+
+class Idempotency(StrEnum):
+    """What a target promises about a repeated write; decides what follows a crash or an unknown outcome."""
+
+    NATURAL = "natural"  # upsert by key, and the target shows whether it is done: repeat
+    KEY = "key"  # the target honours an idempotency key: repeat with the same key
+    LEDGER = "ledger"  # write ids in the same transaction: a repeat is a no-op
+    READBACK = "readback"  # the record can be found: read back first, then decide
+    NONE = "none"  # not idempotent: never repeated by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a sink task promises."""
+
+    idempotency: Idempotency
+    transactional: bool = False
+    """All of a `put`, or nothing of it."""
+    per_record_results: bool = True
+    """False: a refusal of the whole batch raises `Rejected`, and the hub bisects."""
+    readable: bool = False
+    max_batch: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One task of a source: a name that is stable over restarts, and what its offset depends on."""
+
+    name: str
+    """`<system>.<object>`, as in `flightops.flights`."""
+    depends_on: str
+    """Digest of system id, object, mode, cursor, key and filter: an offset with another digest is refused."""
+
+
+class Source(Protocol):
+    """What a pipeline reads from; each of its tasks is owned by one worker."""
+
+    def tasks(self) -> Sequence[TaskSpec]: ...
+    def task(self, name: str) -> "SourceTask": ...
+
+
+class SourceTask(Protocol):
+    """Reads the changes of one object. Life cycle: see the module's text."""
+
+    def open(self, offset: Offset | None) -> None:
+        """Raises ConfigError if the offset does not fit, Retriable if the system is away."""
+        ...
+
+    def poll(self, limit: int, deadline: float) -> Batch | None:
+        """At most `limit` changes in the source's order, and the offset after them; None = nothing new.
+
+        A batch may be empty: then only the offset moved. Raises Retriable, Throttled, AuthExpired, SystemFault,
+        ConfigError; after Retriable the next `poll` continues where the last batch ended.
+        """
+        ...
+
+    def ack(self, offset: Offset) -> None: ...
+    def close(self) -> None: ...
+
+
+class SinkTask(Protocol):
+    """Writes into one object of a target. Life cycle: see the module's text."""
+
+    capabilities: Capabilities
+
+    def open(self) -> None: ...
+
+    def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
+        """One receipt for each write, in the same order. The caller never passes one key twice.
+
+        Raises:
+            Retriable: the system is away or busy; nothing of this call happened (or all of it is repeatable).
+            Throttled: the same, and the system named a time.
+            AuthExpired, SystemFault: the system refuses everything.
+            Rejected: without `per_record_results`, some record of the batch was refused and nothing happened.
+            Unknown: sent, and no answer.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A sink that can also look: needed by reread, readback, undo and explain."""
+
+    def read(self, keys: Sequence[Key], deadline: float) -> list[Record | None]:
+        """The target's present record for each key, in the same order; None = there is none.
+
+        The reserved field `@version` holds the target's own version or ETag, in the form of `Write.expected`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in the configuration that the system contradicts."""
+
+    path: tuple[str | int, ...]
+    """Where, inside the block that was checked: `("set", "delay_riskk")`."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found. `guarantees` are sentences for people: what holds with the rights and objects at hand."""
+
+    problems: list[Problem] = field(default_factory=list)
+    guarantees: list[str] = field(default_factory=list)
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A source or sink that can look, read-only, whether its configuration fits the system."""
+
+    def check(self) -> Report: ...
+
+
+class System(Protocol):
+    """One legacy installation, shared by its sources and sinks: credentials, connections, limits."""
+
+    name: str
+
+    def source(self, config: "SourceConfig", *, written: frozenset[str]) -> Source:
+        """A source. `written` are the fields of this object that the hub itself writes: they are not content."""
+        ...
+
+    def sink(self, config: "WritebackConfig", *, prefix: str) -> SinkTask:
+        """A sink. `prefix` separates two hubs on one target (ledger rows, idempotency keys)."""
+        ...
+
+    def close(self) -> None: ...

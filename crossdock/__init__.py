@@ -1,0 +1,1 @@
+"""Wiring: configuration files become running services."""

@@ -1,0 +1,1 @@
+"""Configuration files: read with places, checked, and turned into blocks."""

@@ -1,0 +1,64 @@
+"""An event: a change on Kafka, with its CloudEvents 1.0 attributes in the headers (Kafka protocol binding, binary mode)."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from schemas.change import Change, Op
+from schemas.values import Key, Record
+
+Headers: TypeAlias = list[tuple[str, bytes]]
+
+_FIXED: Headers = [
+    ("ce_specversion", b"1.0"),
+    ("content-type", b"application/json"),
+]
+
+
+class EventValue(msgspec.Struct, frozen=True):
+    """The typed view of an event's value. Fields that we do not know stay in the bytes, which are passed on as they are."""
+
+    op: Op
+    key: Key
+    version: str
+    cd_schema: int = 1
+    before: Record | None = None
+    after: Record | None = None
+    lookups: dict[str, Record | None] = {}
+    derived: Record = {}
+    ai: dict[str, Any] | None = None
+
+
+class ChangeValue(msgspec.Struct, frozen=True):
+    """What ingest writes."""
+
+    cd_schema: int
+    op: Op
+    key: Key
+    before: Record | None
+    after: Record | None
+    version: str
+
+
+def headers_of(change: Change, config: bytes) -> Headers:
+    """CloudEvents attributes of a change, with our own `cd_version` and `cd_config`."""
+    event_id = change.event_id
+    return [
+        *_FIXED,
+        ("ce_id", event_id.encode()),
+        ("ce_source", f"/{change.origin}".encode()),
+        ("ce_type", b"crossdock.change." + change.op.value.encode()),
+        ("ce_time", change.time.encode()),
+        ("ce_subject", event_id[len(change.origin) + 1 :].partition("@")[0].encode()),
+        ("cd_version", change.version.encode()),
+        ("cd_config", config),
+    ]
+
+
+def header(headers: Sequence[tuple[str, bytes]], name: str) -> str | None:
+    """The first header of that name, as text."""
+    for key, value in headers:
+        if key == name:
+            return value.decode("utf-8", "replace")
+    return None
