@@ -1,0 +1,147 @@
+"""How the data plane reaches Kafka: the one place where aiokafka's clients are made."""
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+__all__ = ["Kafka", "KafkaError", "TopicPartition", "quiet_logs"]
+
+MAX_BATCH = 900_000
+"""Bytes of one record batch: below the broker's limit of 1 MiB."""
+_NEVER = 10**12
+_REQUEST_TIMEOUT = 120_000
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """Address and safety of the cluster."""
+
+    bootstrap: str
+    client_id: str = "crossdock"
+    security: "Security | None" = None
+
+    def producer(self) -> AIOKafkaProducer:
+        """Idempotent, all replicas; returns from `send_batch` futures only what the broker has."""
+        return AIOKafkaProducer(
+            acks="all", enable_idempotence=True, request_timeout_ms=_REQUEST_TIMEOUT, **self._common(), **_SIZES
+        )
+
+    def transactional(self, transactional_id: str) -> AIOKafkaProducer:
+        """A producer that fences older owners of its id when it starts.
+
+        The timeout is how long readers stall behind an owner that died inside a transaction.
+        """
+        return AIOKafkaProducer(
+            acks="all",
+            transactional_id=transactional_id,
+            transaction_timeout_ms=15_000,
+            request_timeout_ms=40_000,
+            **self._common(),
+            **_SIZES,
+        )
+
+    def member(self, group: str, instance: str, rebalance_timeout: float) -> AIOKafkaConsumer:
+        """A static member of a group. It leaves only when it is told to, or silent for a session of 10 s.
+
+        The poll interval is off: aiokafka leaves the group when nobody fetches for that long, and never rejoins.
+        """
+        return AIOKafkaConsumer(
+            group_id=group,
+            group_instance_id=f"{group}.{instance}",
+            session_timeout_ms=10_000,
+            heartbeat_interval_ms=2_000,
+            rebalance_timeout_ms=int(rebalance_timeout * 1000),
+            max_poll_interval_ms=_NEVER,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=4 << 20,
+            **self._common(),
+        )
+
+    def viewer(self) -> AIOKafkaConsumer:
+        """A reader without a group, for compacted topics."""
+        return AIOKafkaConsumer(
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            **self._common(),
+        )
+
+    def _common(self) -> dict[str, Any]:
+        security = {} if self.security is None else self.security.arguments()
+        return {"bootstrap_servers": self.bootstrap, "client_id": self.client_id, **security}
+
+
+_SIZES: dict[str, Any] = {"max_batch_size": MAX_BATCH, "max_request_size": 5 << 20}
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """TLS, and SASL if a user is given."""
+
+    context: ssl.SSLContext
+    mechanism: str | None = None
+    username: str | None = None
+    password: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        if self.username is None:
+            return {"security_protocol": "SSL", "ssl_context": self.context}
+        return {
+            "security_protocol": "SASL_SSL",
+            "ssl_context": self.context,
+            "sasl_mechanism": self.mechanism,
+            "sasl_plain_username": self.username,
+            "sasl_plain_password": self.password,
+        }
+
+    def __repr__(self) -> str:
+        return f"Security(mechanism={self.mechanism!r}, username={self.username!r})"
+
+
+async def stop_quietly(client: AIOKafkaProducer | AIOKafkaConsumer, timeout: float = 5.0) -> None:
+    """Stops a client within a time: with the broker away, `stop()` alone would wait for it."""
+    try:
+        await asyncio.wait_for(client.stop(), timeout)
+    except (KafkaError, TimeoutError, AssertionError) as error:
+        logging.getLogger("crossdock.streams.kafka").info("client.stopped_late error=%r", error)
+
+
+class _RateLimit(logging.Filter):
+    """At most ten lines in ten seconds, per logger: while a broker is away aiokafka writes 180 a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._recent: deque[float] = deque(maxlen=10)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if len(self._recent) == self._recent.maxlen and record.created - self._recent[0] < 10:
+            return False
+        self._recent.append(record.created)
+        return True
+
+
+def quiet_logs() -> None:
+    """Limits what aiokafka's loggers may say."""
+    for name in (
+        "aiokafka",
+        "aiokafka.cluster",
+        "aiokafka.conn",
+        "aiokafka.client",
+        "aiokafka.consumer.fetcher",
+        "aiokafka.consumer.group_coordinator",
+        "aiokafka.consumer.subscription_state",
+        "aiokafka.producer.sender",
+        "aiokafka.producer.transaction_manager",
+    ):
+        logger = logging.getLogger(name)
+        if not any(isinstance(item, _RateLimit) for item in logger.filters):
+            logger.addFilter(_RateLimit())
+        logger.setLevel(logging.WARNING)

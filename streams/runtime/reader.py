@@ -1,0 +1,310 @@
+"""Reading: one consumer group, its records in batches on a Faust channel, and a commit that never passes open work.
+
+```
+getmany -> note everything as open -> put batches on the channel -> lane works -> batch.acknowledge()
+                                                                                        │
+commit every second: the first open offset of a partition, else the read position  <────┘
+```
+The rules that hold here, and what broke without them, are told in `docs/decisions/002-faust-agents-on-channels.md`:
+acknowledgements of older epochs are ignored; whoever discards what it read rewinds; only the read loop moves positions.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, NoOffsetForPartitionError
+from mode import Service
+
+from connectors.clock import Clock
+from connectors.errors import Fatal
+from connectors.failpoints import failpoint
+from streams.runtime.kafka import Kafka, stop_quietly
+
+BATCH_RECORDS = 500
+BATCH_BYTES = 1 << 20
+WINDOW_RECORDS = 4_000
+WINDOW_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A consumer group as one worker joins it."""
+
+    name: str
+    topics: tuple[str, ...]
+    instance: str
+    drain: float
+    """Seconds that work in hand may take when partitions are taken away."""
+
+    @property
+    def rebalance_timeout(self) -> float:
+        return max(30.0, self.drain + 10.0)
+
+
+class Batch:
+    """Consecutive records of one partition: the item of a channel."""
+
+    __slots__ = ("_reader", "epoch", "records", "tp")
+
+    def __init__(self, reader: "Reader", epoch: int, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
+        self._reader, self.epoch, self.tp, self.records = reader, epoch, tp, records
+
+    @property
+    def live(self) -> bool:
+        """False once the partition was given up: the batch will be delivered again, here or elsewhere."""
+        return self.epoch == self._reader.epoch and not self._reader.giving_up
+
+    def acknowledge(self) -> None:
+        """Every output of these records is with the broker. Without effect if the partition was given up meanwhile."""
+        if self.epoch == self._reader.epoch:
+            self._reader.closed(self)
+
+
+@dataclass(slots=True)
+class _Open:
+    """What of one partition was delivered and not acknowledged."""
+
+    batches: dict[int, tuple[int, int, float]]
+    """first offset -> records, bytes, when it was delivered; in order of delivery"""
+    records: int = 0
+    size: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.records >= WINDOW_RECORDS or self.size >= WINDOW_BYTES
+
+
+class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
+    """One group of one worker. `settle` and `abandon` are the lanes': let work end in time, then give up the rest."""
+
+    def __init__(
+        self,
+        group: Group,
+        kafka: Kafka,
+        clock: Clock,
+        deliver: Callable[[Batch], Awaitable[Any]],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.group, self.epoch, self.giving_up = group, 0, False
+        self.settle: Callable[[float], Awaitable[None]] = _nothing
+        self.abandon: Callable[[], Awaitable[None]] = _nothing_at_all
+        self._kafka, self._clock, self._deliver = kafka, clock, deliver
+        self._consumer: AIOKafkaConsumer | None = None
+        self._open: dict[TopicPartition, _Open] = {}
+        self._position: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
+        self._rewind_due = True
+        self._member: tuple[int, str] | None = None
+        self._room = asyncio.Event()
+
+    @property
+    def label(self) -> str:
+        return f"reader {self.group.name}"
+
+    @property
+    def assigned(self) -> set[TopicPartition]:
+        return set(self._open)
+
+    @property
+    def oldest_open(self) -> float:
+        """Age in seconds of the oldest delivered and unacknowledged batch; 0 when there is none."""
+        since = [delivered for state in self._open.values() for _, _, delivered in state.batches.values()]
+        return self._clock.monotonic() - min(since) if since else 0.0
+
+    def closed(self, batch: Batch) -> None:
+        """Takes a batch out of the open ones; the next commit may pass it."""
+        state = self._open.get(batch.tp)
+        if state is None:
+            return
+        found = state.batches.pop(batch.records[0].offset, None)
+        if found is not None:
+            state.records -= found[0]
+            state.size -= found[1]
+            self._room.set()
+
+    # Life
+
+    async def on_start(self) -> None:
+        self._consumer = self._kafka.member(self.group.name, self.group.instance, self.group.rebalance_timeout)
+        self._consumer.subscribe(list(self.group.topics), listener=self)
+        await self._consumer.start()
+
+    async def on_stop(self) -> None:
+        self.giving_up = True
+        await self._give_up()
+        if self._consumer is not None:
+            await stop_quietly(self._consumer)
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - aiokafka's signature
+        self.giving_up = True
+        await self._give_up()
+        self.epoch += 1
+        self._open, self._position, self._committed = {}, {}, {}
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        self.epoch += 1
+        self._open = {tp: _Open({}) for tp in assigned}
+        self._position, self._committed = {}, {}
+        self._rewind_due, self.giving_up = True, self.should_stop
+        self._room.set()
+        self.log.info("partitions.assigned group=%s count=%d", self.group.name, len(self._open))
+
+    async def _give_up(self) -> None:
+        """Work in hand may end within the drain time; what is left will be delivered again."""
+        await self.settle(self._clock.monotonic() + self.group.drain)
+        await self.abandon()
+        await self._commit()
+
+    # Committing
+
+    async def _commit(self) -> None:
+        low = {tp: next(iter(self._open[tp].batches), end) for tp, end in self._position.items() if tp in self._open}
+        low = {tp: offset for tp, offset in low.items() if offset > self._committed.get(tp, 0)}
+        if not low or self._consumer is None:
+            return
+        failpoint("writeback_before_commit" if ".write." in self.group.name else "enrich_before_commit")
+        try:
+            await asyncio.wait_for(self._consumer.commit(low), 5)
+            self._committed.update(low)
+        except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError) as error:
+            self.log.warning("commit.refused group=%s error=%r (these records come again)", self.group.name, error)
+
+    @Service.timer(1.0)  # type: ignore[untyped-decorator]
+    async def _commit_regularly(self) -> None:
+        if not self.giving_up:
+            await self._commit()
+
+    # Reading
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _read(self) -> None:
+        while not self.should_stop:
+            room = [tp for tp, state in self._open.items() if not state.full]
+            if self.giving_up or not room:
+                await self._wait_for_room()
+            elif self._rewind_due:
+                await self._rewind()
+            else:
+                await self._read_once(room)
+
+    async def _wait_for_room(self) -> None:
+        self._room.clear()
+        try:
+            await asyncio.wait_for(self._room.wait(), 0.2)
+        except TimeoutError:
+            self._check_errors()
+
+    def _check_errors(self) -> None:
+        """An error that ended the coordinator would else hang the group silently."""
+        assert self._consumer is not None
+        self._consumer._coordinator.check_errors()  # noqa: SLF001 - getmany() calls it; here nothing is fetched
+
+    async def _read_once(self, room: list[TopicPartition]) -> None:
+        assert self._consumer is not None
+        epoch = self.epoch
+        timeout = 500 if len(room) == len(self._open) else 50
+        try:
+            found = await self._consumer.getmany(*room, timeout_ms=timeout)
+        except (NoOffsetForPartitionError, IllegalStateError):
+            self._rewind_due = True  # a fresh partition, or one that was just taken away
+            return
+        self._guard_instance()
+        if epoch != self.epoch or self._rewind_due or self.giving_up:
+            self._rewind_due = True  # what was read is dropped: its positions must not stay behind it
+            return
+        batches = self._note(found)
+        if not found:
+            await self._pass_markers(room, epoch)
+        for batch in batches:
+            await self._deliver(batch)
+
+    def _note(self, found: dict[TopicPartition, list[ConsumerRecord]]) -> list[Batch]:
+        """Everything that was read is open before the first of it is delivered."""
+        now, batches = self._clock.monotonic(), []
+        for tp, records in found.items():
+            state = self._open[tp]
+            for part, size in _parts(records):
+                state.batches[part[0].offset] = (len(part), size, now)
+                state.records += len(part)
+                state.size += size
+                batches.append(Batch(self, self.epoch, tp, part))
+            self._position[tp] = records[-1].offset + 1
+        return batches
+
+    async def _pass_markers(self, idle: list[TopicPartition], epoch: int) -> None:
+        """Moves the read position over transaction markers, so that lag at rest is 0 and not 1."""
+        assert self._consumer is not None
+        for tp in idle:
+            if tp in self._position and not self._open[tp].batches:
+                try:
+                    position = await asyncio.wait_for(self._consumer.position(tp), 5)
+                except (IllegalStateError, KafkaError, TimeoutError):
+                    return
+                if epoch != self.epoch or self._rewind_due:
+                    return
+                self._position[tp] = position
+
+    async def _rewind(self) -> None:
+        """Back to what was committed. A read in flight during a rebalance moves the *new* positions: without this,
+        one record in some hundred is skipped at each rebalance. aiokafka does not seek to offset 0 or None by itself.
+        """
+        assert self._consumer is not None
+        epoch = self.epoch
+        try:
+            assigned = [tp for tp in self._open if tp in self._consumer.assignment()]
+            committed = await asyncio.wait_for(self._consumer.seek_to_committed(*assigned), 10) if assigned else {}
+            fresh = [tp for tp, offset in committed.items() if not offset]
+            if fresh:
+                await asyncio.wait_for(self._consumer.seek_to_beginning(*fresh), 10)
+        except (IllegalStateError, KafkaError, TimeoutError):
+            await self.sleep(0.1)
+            return
+        if epoch == self.epoch:
+            self._rewind_due = False
+            self._position.update({tp: offset or 0 for tp, offset in committed.items()})
+            self._committed.update({tp: offset or 0 for tp, offset in committed.items()})
+
+    def _guard_instance(self) -> None:
+        """Two processes with one instance id take the group from each other for ever, with only warnings.
+
+        aiokafka sends the instance id in Join and Sync alone, so nobody is fenced: a changed member id inside one
+        generation is the only sign.
+        """
+        assert self._consumer is not None
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - two public attributes of a private object
+        if coordinator.generation < 0 or not coordinator.member_id:
+            return
+        now = (coordinator.generation, coordinator.member_id)
+        before, self._member = self._member, now
+        if before is not None and before[0] == now[0] and before[1] != now[1]:
+            raise Fatal(
+                f"another process joined {self.group.name} as instance {self.group.instance!r}; "
+                "give each worker an --instance of its own"
+            )
+
+
+def _parts(records: Sequence[ConsumerRecord]) -> list[tuple[Sequence[ConsumerRecord], int]]:
+    """Cuts records into batches of at most 500 records and 1 MiB."""
+    parts: list[tuple[Sequence[ConsumerRecord], int]] = []
+    start = size = 0
+    for index, record in enumerate(records):
+        length = len(record.value or b"") + len(record.key or b"")
+        if index > start and (index - start >= BATCH_RECORDS or size + length > BATCH_BYTES):
+            parts.append((records[start:index], size))
+            start, size = index, 0
+        size += length
+    if records:
+        parts.append((records[start:], size))
+    return parts
+
+
+async def _nothing(deadline: float) -> None:  # noqa: ARG001 - the lanes' signature
+    return None
+
+
+async def _nothing_at_all() -> None:
+    return None

@@ -1,0 +1,110 @@
+"""Every topic of the hub: its name, partitions, clean-up and who writes it.
+
+| topic                  | writer            | partitions | clean-up | holds                                     |
+|------------------------|-------------------|------------|----------|-------------------------------------------|
+| `<p>.changes`          | ingest            | n          | delete   | changes                                   |
+| `<p>.latest`           | ingest            | n          | compact  | newest change per key, for lookups        |
+| `<p>.enriched`         | enrich            | n          | delete   | changes with answer and lookups           |
+| `<p>.receipts`         | enrich, writeback | n          | delete   | what became of each event                 |
+| `<p>.dead`             | all               | 1          | delete   | events refused for good                   |
+| `<p>.review`           | enrich            | 1          | delete   | events that wait for a person             |
+| `crossdock.offsets`    | ingest            | 64         | compact  | source offsets                            |
+| `crossdock.tasks`      | nobody            | 64         | delete   | ownership of source tasks                 |
+"""
+
+import zlib
+from dataclasses import dataclass
+from datetime import timedelta
+
+OWNERSHIP_PARTITIONS = 64
+MAX_CHANGE = 1 << 20
+"""Bytes of a change's value; a larger row becomes a dead letter at ingest."""
+
+_WEEK = timedelta(days=7)
+_AUDIT = timedelta(days=400)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic as it must be."""
+
+    name: str
+    partitions: int
+    compacted: bool = False
+    retention: timedelta = _WEEK
+    max_message: int = 1 << 20
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Kafka's own settings."""
+        common = {"max.message.bytes": str(self.max_message + 65_536)}
+        if self.compacted:
+            return common | {"cleanup.policy": "compact", "segment.bytes": str(16 << 20)}
+        return common | {"cleanup.policy": "delete", "retention.ms": str(int(self.retention.total_seconds() * 1000))}
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineTopics:
+    """The topics of one pipeline."""
+
+    changes: Topic
+    latest: Topic
+    enriched: Topic
+    receipts: Topic
+    dead: Topic
+    review: Topic
+
+    @classmethod
+    def of(cls, prefix: str, pipeline: str, partitions: int) -> "PipelineTopics":
+        stem = f"{prefix}.{pipeline}"
+        return cls(
+            changes=Topic(f"{stem}.changes", partitions),
+            latest=Topic(f"{stem}.latest", partitions, compacted=True),
+            enriched=Topic(f"{stem}.enriched", partitions, max_message=2 << 20),
+            receipts=Topic(f"{stem}.receipts", partitions, retention=_AUDIT),
+            dead=Topic(f"{stem}.dead", 1, retention=_AUDIT, max_message=4 << 20),
+            review=Topic(f"{stem}.review", 1, retention=_AUDIT, max_message=2 << 20),
+        )
+
+    def all(self) -> list[Topic]:
+        return [self.changes, self.latest, self.enriched, self.receipts, self.dead, self.review]
+
+
+@dataclass(frozen=True, slots=True)
+class HubTopics:
+    """The topics that all pipelines share."""
+
+    offsets: Topic
+    tasks: Topic
+
+    @classmethod
+    def of(cls, prefix: str) -> "HubTopics":
+        return cls(
+            offsets=Topic(f"{prefix}.crossdock.offsets", OWNERSHIP_PARTITIONS, compacted=True),
+            tasks=Topic(f"{prefix}.crossdock.tasks", OWNERSHIP_PARTITIONS),
+        )
+
+    def all(self) -> list[Topic]:
+        return [self.offsets, self.tasks]
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """CRC32 of the key (librdkafka's `consistent`): C speed, and every client can compute it."""
+    return zlib.crc32(key) % partitions
+
+
+def ownership_partition(task: str) -> int:
+    """The partition of `crossdock.tasks` whose owner runs this task; also its partition of `crossdock.offsets`."""
+    return partition_of(task.encode(), OWNERSHIP_PARTITIONS)
+
+
+def enrich_group(prefix: str, worker_group: str) -> str:
+    return f"{prefix}.crossdock.enrich.{worker_group}"
+
+
+def write_group(prefix: str, system: str) -> str:
+    return f"{prefix}.crossdock.write.{system}"
+
+
+def tasks_group(prefix: str) -> str:
+    return f"{prefix}.crossdock.tasks"
