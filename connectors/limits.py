@@ -30,8 +30,16 @@ class RateLimit:
                 raise Retriable("the system's rate is used up", retry_after=start - now)
             if self._rate is not None:
                 self._free_at = max(start - 1.0, self._free_at) + 1.0 / self._rate
-        if start > now:
+        self._sleep_until(start, deadline)
+
+    def _sleep_until(self, start: float, deadline: float) -> None:
+        """Another call may hear `close_for` while this one sleeps: it holds for both."""
+        while (now := self._clock.monotonic()) < start:
             self._clock.sleep(start - now)
+            with self._lock:
+                start = max(start, self._closed_until)
+            if start > deadline:
+                raise Retriable("the system asked for a pause", retry_after=start - self._clock.monotonic())
 
     def close_for(self, seconds: float) -> None:
         """The system said when it wants to hear from us again: no call before."""
