@@ -17,7 +17,7 @@ Null in, null out (but for `coalesce` and `map`'s `otherwise`). A derived field 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
@@ -311,5 +311,3 @@ def _part(text: str, part: str, zone: str) -> int:
     local = _local(text, zone)
     return local.weekday() if part == "weekday" else int(getattr(local, part))
 
-
-assert set(_VERBS) == {get_args(member)[1].tag for member in get_args(get_args(DeriveConfig)[0])}

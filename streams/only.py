@@ -69,18 +69,16 @@ def _fast(node: Any) -> Callable[[Scope], JsonValue] | None:
 
 
 def _path_of(node: Any) -> str | None:
-    if node["type"] == "field":
-        return str(node["value"])
-    if node["type"] == "subexpression" and all(child["type"] == "field" for child in node["children"]):
-        root, name = (child["value"] for child in node["children"])
-        return f"{root}.{name}" if root in RESERVED else None
-    return None
+    nodes = node["children"] if node["type"] == "subexpression" else [node]
+    if not all(part["type"] == "field" and part["value"].isidentifier() for part in nodes):
+        return None
+    names = [part["value"] for part in nodes]
+    plain = len(names) == 1 and names[0] not in RESERVED
+    return ".".join(names) if plain or (len(names) == 2 and names[0] in RESERVED) else None
 
 
 def _compared(path: str | None, literal: JsonValue, *, equal: bool) -> Callable[[Scope], JsonValue] | None:
-    if path is None or path in RESERVED or not all(part.isidentifier() for part in path.split(".")):
-        return None
-    if literal is not None and not isinstance(literal, str):
+    if path is None or (literal is not None and not isinstance(literal, str)):
         return None  # numbers and truth values compare by JMESPath's own rules
     get = compile_path(path)
     if literal is None:

@@ -7,10 +7,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-__all__ = ["Kafka", "KafkaError", "TopicPartition", "quiet_logs"]
+__all__ = ["ConsumerRecord", "Kafka", "KafkaError", "Security", "TopicPartition", "quiet_logs", "stop_quietly"]
 
 MAX_BATCH = 900_000
 """Bytes of one record batch: below the broker's limit of 1 MiB."""

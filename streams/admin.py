@@ -1,0 +1,136 @@
+"""The control plane: topics, lag, and looking into topics from outside. The one place that uses kafka-python."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.errors import KafkaError, NoBrokersAvailable, UnknownTopicOrPartitionError
+
+from connectors.errors import ConfigError, Retriable
+from streams.topics import Topic
+
+logging.getLogger("kafka").setLevel(logging.ERROR)
+
+
+class Position(NamedTuple):
+    """Where a group stands in one topic, summed over its partitions."""
+
+    committed: int
+    end: int
+
+    @property
+    def behind(self) -> int:
+        return max(0, self.end - self.committed)
+
+
+class Admin:
+    """`with Admin(bootstrap) as admin:`; every call is short and blocking.
+
+    Raises:
+        Retriable: no broker answers at that address.
+    """
+
+    def __init__(self, bootstrap: str, security: Mapping[str, Any] | None = None) -> None:
+        self._arguments: dict[str, Any] = {"bootstrap_servers": bootstrap, **(security or {})}
+        try:
+            self._client = KafkaAdminClient(request_timeout_ms=15_000, **self._arguments)
+        except (NoBrokersAvailable, KafkaError) as error:
+            raise Retriable(f"no Kafka broker answers at {bootstrap}", detail=repr(error)) from error
+
+    def __enter__(self) -> "Admin":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def ensure(self, topics: Sequence[Topic]) -> list[str]:
+        """Creates what is missing and checks what is there. Returns the names that were created.
+
+        Raises:
+            ConfigError: a topic has another number of partitions: changing it in place would break the order per key.
+        """
+        present = {found["name"]: found for found in self._describe(None)}
+        missing = {topic.name: topic for topic in topics if topic.name not in present}
+        if missing:
+            self._client.create_topics(
+                {
+                    topic.name: {
+                        "num_partitions": topic.partitions,
+                        "replication_factor": -1,
+                        "configs": topic.settings,
+                    }
+                    for topic in missing.values()
+                },
+                raise_errors=False,  # another worker may be creating them at this moment
+            )
+            self._client.wait_for_topics(list(missing), timeout_ms=30_000)
+        for topic in topics:
+            found = present.get(topic.name)
+            if found is not None and len(found["partitions"]) != topic.partitions:
+                raise ConfigError(
+                    f"the topic {topic.name} has {len(found['partitions'])} partitions, and the configuration says "
+                    f"{topic.partitions}; put `kafka: partitions` back, or start with a new `prefix`"
+                )
+        return sorted(missing)
+
+    def positions(self, group: str, topics: Sequence[str]) -> dict[str, Position]:
+        """Committed offset and end of each topic. What a group has not committed counts from the beginning."""
+        partitions = [
+            TopicPartition(found["name"], each["partition_index"])
+            for found in self._describe(list(topics))
+            for each in found["partitions"]
+        ]
+        ends = self._client.list_partition_offsets({tp: OffsetSpec.LATEST for tp in partitions})
+        committed = self._client.list_group_offsets({group: partitions})[group]
+        found: dict[str, Position] = {topic: Position(0, 0) for topic in topics}
+        for tp in partitions:
+            at = committed.get(tp)
+            before = found[tp.topic]
+            found[tp.topic] = Position(
+                before.committed + (max(0, at.offset) if at is not None else 0), before.end + ends[tp].offset
+            )
+        return found
+
+    def size(self, topic: str) -> int:
+        """Records ever appended to a topic, markers of transactions included."""
+        return self.positions("crossdock-nobody", [topic])[topic].end
+
+    def read(self, topic: str) -> Iterator[Any]:
+        """All committed records of a topic, up to its end at the time of the call; each has key, value, headers,
+        partition, offset. A topic that does not exist has none.
+        """
+        consumer = KafkaConsumer(
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            **self._arguments,
+        )
+        try:
+            numbers = consumer.partitions_for_topic(topic)
+            if not numbers:
+                return
+            partitions = [TopicPartition(topic, number) for number in numbers]
+            consumer.assign(partitions)
+            ends = consumer.end_offsets(partitions)
+            consumer.seek_to_beginning(*partitions)
+            while any(consumer.position(tp) < end for tp, end in ends.items()):
+                for tp, records in consumer.poll(timeout_ms=500, max_records=2000).items():
+                    yield from (record for record in records if record.offset < ends[tp])
+        finally:
+            consumer.close()
+
+    def _describe(self, names: list[str] | None) -> list[dict[str, Any]]:
+        try:
+            return [
+                {**found, "name": found.get("name", found.get("topic"))}
+                for found in self._client.describe_topics(names)
+                if found.get("error_code", 0) == 0
+            ]
+        except UnknownTopicOrPartitionError:
+            return []

@@ -1,0 +1,27 @@
+"""A pipeline as the agents see it: compiled, built, ready to be asked."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from connectors.clock import Clock
+from streams.derive import Derive
+from streams.lookups import Lookups
+from streams.model.step import ModelStep
+from streams.only import Only
+from streams.topics import PipelineTopics
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The enriching half of a pipeline file; its write-backs stand beside it, by system."""
+
+    name: str
+    topics: PipelineTopics
+    config: str
+    """Digest of the configuration, stamped on every event."""
+    only: Only
+    derive: Derive
+    lookups: Lookups
+    model: ModelStep | None
+    clock: Clock
+    model_timeout: timedelta = timedelta(seconds=10)

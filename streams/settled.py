@@ -1,0 +1,162 @@
+"""What became of the records of one batch: the records on `<p>.enriched`, `.review`, `.dead` and `.receipts` that say so.
+
+Dead letters and receipts are made here and nowhere else.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from connectors.clock import Clock
+from schemas.codec import Undecodable, decode_event, encode
+from schemas.dead_letter import DeadLetter, fingerprint
+from schemas.event import EventValue, Headers, header
+from schemas.outcome import Fate
+from schemas.receipt import Receipt, ReceiptRecord
+from schemas.values import rfc3339
+from schemas.write import Write
+from streams.runtime.kafka import ConsumerRecord
+from streams.runtime.publisher import Outgoing
+from streams.topics import PipelineTopics, Topic
+
+
+class Incoming(NamedTuple):
+    """A record that could be decoded."""
+
+    record: ConsumerRecord
+    event: EventValue
+    event_id: str
+
+
+class Settled:
+    """Collects the outputs of one batch of one pipeline."""
+
+    def __init__(self, pipeline: str, topics: PipelineTopics, config: str, clock: Clock) -> None:
+        self._pipeline, self._topics, self._config = pipeline, topics, config
+        self._now = rfc3339(clock.now())
+        self.outputs: dict[Topic, list[Outgoing]] = {}
+
+    def decode(self, records: Sequence[ConsumerRecord]) -> list[Incoming]:
+        """The records that can be read; the others are dead letters with their bytes."""
+        incoming = []
+        for record in records:
+            event_id = header(record.headers, "ce_id")
+            try:
+                if event_id is None:
+                    raise Undecodable("no ce_id header: not an event")
+                incoming.append(Incoming(record, decode_event(record.value), event_id))
+            except Undecodable as error:
+                self._letter(record, event_id, "decode", "undecodable", str(error))
+        return incoming
+
+    def enriched(self, incoming: Incoming, value: bytes) -> None:
+        self._add(self._topics.enriched, incoming.record.key, value, list(incoming.record.headers))
+
+    def review(self, incoming: Incoming, value: bytes) -> None:
+        """Waits for a person."""
+        self._add(self._topics.review, incoming.record.key, value, list(incoming.record.headers))
+        self._receipt(incoming, Fate.REVIEW, reason="the model was not sure enough")
+
+    def filtered(self, incoming: Incoming, rule: str) -> None:
+        self._receipt(incoming, Fate.FILTERED, reason=rule)
+
+    def dead(
+        self,
+        incoming: Incoming,
+        stage: str,
+        code: str,
+        reason: str,
+        *,
+        write: Write | None = None,
+        writeback: str | None = None,
+        receipt: Receipt | None = None,
+    ) -> None:
+        """Refused for good: the letter with the original bytes, and the receipt that says so."""
+        attempts = 1 if receipt is None else receipt.attempts
+        self._letter(incoming.record, incoming.event_id, stage, code, reason, incoming.event, writeback, attempts)
+        self._receipt(incoming, Fate.DEAD, write=write, writeback=writeback, receipt=receipt, reason=f"{code}: {reason}")
+
+    def written(self, incoming: Incoming, fate: Fate, write: Write, writeback: str, receipt: Receipt) -> None:
+        """A write-back came to its end."""
+        self._receipt(incoming, fate, write=write, writeback=writeback, receipt=receipt, reason=receipt.reason)
+
+    def _receipt(
+        self,
+        incoming: Incoming,
+        fate: Fate,
+        *,
+        write: Write | None = None,
+        writeback: str | None = None,
+        receipt: Receipt | None = None,
+        reason: str | None = None,
+    ) -> None:
+        record = ReceiptRecord(
+            event_id=incoming.event_id,
+            write_id=None if write is None else write.write_id,
+            pipeline=self._pipeline,
+            writeback=writeback,
+            key=incoming.event.key,
+            version=incoming.event.version,
+            fate=fate,
+            outcome=None if receipt is None else receipt.outcome,
+            reason=reason,
+            attempts=0 if receipt is None else receipt.attempts,
+            target_version=None if receipt is None else receipt.target_version,
+            replaced=None if receipt is None else receipt.replaced,
+            time=self._now,
+        )
+        self._add(self._topics.receipts, incoming.record.key, encode(record), [])
+
+    def _letter(
+        self,
+        record: ConsumerRecord,
+        event_id: str | None,
+        stage: str,
+        code: str,
+        reason: str,
+        event: EventValue | None = None,
+        writeback: str | None = None,
+        attempts: int = 1,
+    ) -> None:
+        answer = None if event is None else event.ai
+        letter = DeadLetter(
+            event_id=event_id,
+            pipeline=self._pipeline,
+            writeback=writeback,
+            stage=stage,
+            code=code,
+            reason=reason,
+            fingerprint=fingerprint(stage, code, reason),
+            attempts=attempts,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            key=record.key,
+            value=record.value,
+            headers=[(name, value) for name, value in record.headers if _may_be_kept(name)],
+            config=self._config,
+            model=None if answer is None else f"{answer.get('model')}@{answer.get('version')}",
+            answer=answer,
+            first_seen=self._now,
+            last_seen=self._now,
+        )
+        self._add(self._topics.dead, record.key, encode(letter), self._connect_headers(letter))
+
+    def _connect_headers(self, letter: DeadLetter) -> Headers:
+        """Kafka Connect's names, so that tools made for its dead letters read ours."""
+        told = {
+            "__connect.errors.topic": letter.topic,
+            "__connect.errors.partition": str(letter.partition),
+            "__connect.errors.offset": str(letter.offset),
+            "__connect.errors.connector.name": letter.pipeline,
+            "__connect.errors.stage": letter.stage.upper().replace("-", "_"),
+            "__connect.errors.exception.message": letter.reason,
+        }
+        return [(name, value.encode()) for name, value in told.items()]
+
+    def _add(self, topic: Topic, key: bytes | None, value: bytes, headers: Headers) -> None:
+        self.outputs.setdefault(topic, []).append(Outgoing(key, value, headers))
+
+
+def _may_be_kept(name: str) -> bool:
+    """Headers that a dead letter keeps: CloudEvents', ours and the trace; others may hold anything."""
+    return name.startswith(("ce_", "cd_")) or name in ("content-type", "traceparent", "tracestate")
