@@ -2,7 +2,7 @@
 
 | verb         | fields             | gives                                                                          |
 |--------------|--------------------|--------------------------------------------------------------------------------|
-| `floor_time` | `to`, `zone`       | the start of the hour or day in that zone: UTC to the second, `2013-01-01T10:00:00Z` |
+| `floor_time` | `to`, `zone`       | start of the zone's hour or day, in UTC to the second: `2013-01-01T10:00:00Z`  |
 | `to_zone`    | `zone`             | the local time with its offset, to the second: `2013-01-01T05:15:00-05:00`     |
 | `part`       | `of`, `zone`       | hour 0-23, weekday 0 = Monday, day, month or minute, in that zone              |
 | `concat`     | `with`             | the texts of several paths, `with` between them                                |
@@ -15,17 +15,17 @@ Null in, null out (but for `coalesce` and `map`'s `otherwise`). A derived field 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from connectors.config import Block
 from schemas.values import JsonScalar, JsonValue
 from streams.model.contract import RowError
+from streams.moments import NotATime, floored, local_time, moment_of, part_of
 from streams.scope import Getter, Scope, compile_path
+from streams.selector import Selector
 from streams.words import did_you_mean
 
 NO_LOOKUPS: frozenset[str] = frozenset()
@@ -36,18 +36,12 @@ class Underivable(ValueError):
     """A value that the verb cannot work on: a text where a time was promised."""
 
 
-def _path(value: str) -> str:
-    compile_path(value)
-    return value
-
-
 def _zone(value: str) -> str:
     if value not in available_timezones():
         raise ValueError(f"no such time zone: {value!r}{did_you_mean(value, available_timezones())}")
     return value
 
 
-Selector = Annotated[str, Field(min_length=1), AfterValidator(_path)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Pure: TypeAlias = Callable[[Scope], JsonValue]
 
@@ -61,7 +55,7 @@ class FloorTime(Block):
 
     def compile(self, lookups: frozenset[str] = NO_LOOKUPS) -> Pure:
         to, zone = self.to, self.zone
-        return _on_value(compile_path(self.floor_time, lookups), lambda value: _floored(_text(value), to, zone))
+        return _on_value(compile_path(self.floor_time, lookups), lambda value: floored(_text(value), to, zone))
 
 
 class ToZone(Block):
@@ -74,7 +68,7 @@ class ToZone(Block):
         zone = self.zone
         return _on_value(
             compile_path(self.to_zone, lookups),
-            lambda value: _local(_text(value), zone).isoformat(timespec="seconds"),
+            lambda value: local_time(_text(value), zone).isoformat(timespec="seconds"),
         )
 
 
@@ -87,7 +81,7 @@ class Part(Block):
 
     def compile(self, lookups: frozenset[str] = NO_LOOKUPS) -> Pure:
         part, zone = self.part, self.zone
-        return _on_value(compile_path(self.of, lookups), lambda value: _part(_text(value), part, zone))
+        return _on_value(compile_path(self.of, lookups), lambda value: part_of(_text(value), part, zone))
 
 
 class Concat(Block):
@@ -178,7 +172,7 @@ class Diff(Block):
                 return None
             if unit is None:
                 return _number(left) - _number(right)
-            return (_moment(_text(left)) - _moment(_text(right))).total_seconds() / _SECONDS[unit]
+            return (moment_of(_text(left)) - moment_of(_text(right))).total_seconds() / _SECONDS[unit]
 
         return difference
 
@@ -241,7 +235,7 @@ class Derive:
             try:
                 for name, step in self._steps:
                     derived[name] = step(scope)
-            except Underivable as error:
+            except (Underivable, NotATime) as error:
                 refused[row] = RowError("derive", f"{name}: {error}")
         return refused
 
@@ -273,41 +267,3 @@ def _number(value: JsonValue) -> float | int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Underivable(f"a number is needed, not {type(value).__name__}; for times say `unit:`")
     return value
-
-
-@lru_cache(maxsize=8192)
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise Underivable(f"not a time: {text[:40]!r}") from None
-    if moment.tzinfo is None:
-        raise Underivable(f"a time without zone: {text[:40]!r}")
-    return moment
-
-
-@lru_cache(maxsize=8192)
-def _local(text: str, zone: str) -> datetime:
-    try:
-        return _moment(text).astimezone(ZoneInfo(zone))
-    except OverflowError:
-        raise Underivable(f"a time beyond the calendar: {text[:40]!r}") from None
-
-
-@lru_cache(maxsize=8192)
-def _floored(text: str, to: str, zone: str) -> str:
-    local = _local(text, zone)
-    # An hour keeps its fold: of the two 01:xx hours in autumn each has its own start. A day starts at its first midnight.
-    start = (
-        local.replace(minute=0, second=0, microsecond=0)
-        if to == "hour"
-        else local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-    )
-    return f"{start.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-@lru_cache(maxsize=8192)
-def _part(text: str, part: str, zone: str) -> int:
-    local = _local(text, zone)
-    return local.weekday() if part == "weekday" else int(getattr(local, part))
-

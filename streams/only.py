@@ -42,7 +42,7 @@ class Only:
 
 def _true(value: JsonValue) -> bool:
     """JMESPath's truth: null, false, and empty texts, lists and objects are not; zero is."""
-    return not (value is None or value is False or value == "" or value == [] or value == {})
+    return not (value is None or value is False or value in ("", [], {}))
 
 
 def _compiled(predicate: str) -> Callable[[Scope], JsonValue]:

@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
 import msgspec
 
 from schemas.values import JsonValue, Record
 
-FeatureBatch: TypeAlias = Mapping[str, Sequence[JsonValue]]
-"""Column-wise: input name -> one value per row; all columns have one length."""
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FeatureBatch: TypeAlias = Mapping[str, Union[Sequence[JsonValue], "NDArray[np.float64]"]]
+"""Column-wise: input name -> one value per row; all columns have one length. Numbers are an array, texts a list."""
 
 
 class Prediction(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""A model version: an immutable folder of `model.onnx`, `manifest.json` and `card.md`, checked before anything is loaded.
+"""A model version: an immutable folder of model, manifest and card, checked before anything of it is loaded.
 
 ```
 models/delay-risk/aliases.json            {"champion": "1.0.0"}
@@ -52,7 +52,7 @@ _PICKLES = ("*.pkl", "*.pickle", "*.joblib", "*.skops", "*.pt", "*.pth")
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One input. A number is one column of the matrix; a category is one column for each of `categories`, one of them 1."""
+    """One input. A number is one column of the matrix; a category has one column for each of its values, one is 1."""
 
     name: str
     kind: Literal["number", "category"]
@@ -216,7 +216,9 @@ def load(folder: Path) -> ModelVersion:
     """
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
-        raise ConfigError(f"{pickles[0]}: pickles run code when they are loaded and never are; export the model as ONNX")
+        raise ConfigError(
+            f"{pickles[0]}: pickles run code when they are loaded and never are; export the model as ONNX"
+        )
     manifest = read_manifest(folder)
     path = folder / "model.onnx"
     model = _read(path, LARGEST_MODEL)
@@ -264,7 +266,9 @@ def _check_shapes(manifest: Manifest, path: Path) -> None:
             or len(output.labels) != len(output.edges) + 1
             or output.edges != sorted(output.edges)
         ):
-            raise ConfigError(f"output {output.name!r}: bands need a number, ascending edges and one label more", file=str(path))
+            raise ConfigError(
+                f"output {output.name!r}: bands need a number, ascending edges and one label more", file=str(path)
+            )
     if not numbers:
         raise ConfigError("a model needs an output that is a number", file=str(path))
     for field in manifest.inputs:

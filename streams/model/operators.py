@@ -31,7 +31,7 @@ class _Field(NamedTuple):
 
 
 def operators(model: bytes) -> frozenset[str]:
-    """Names of all operators, with their domain where it is not ONNX's own: `Identity`, `ai.onnx.ml.TreeEnsembleClassifier`.
+    """Names of all operators, those of other domains with it: `Identity`, `ai.onnx.ml.TreeEnsembleClassifier`.
 
     Raises:
         NotOnnx: not an ONNX model, or it refers to other files, brings functions of its own or training code.
