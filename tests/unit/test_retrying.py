@@ -171,3 +171,13 @@ def test_a_wrapped_sink_can_read_exactly_if_the_sink_can() -> None:
     clock = HandClock()
     assert isinstance(Retrying(Looking([APPLIED]), clock=clock), Readable)
     assert not isinstance(Retrying(Scripted([APPLIED]), clock=clock), Readable)
+
+
+def test_a_pause_asked_for_amid_a_bisection_holds_for_the_other_half_too() -> None:
+    clock = HandClock()
+    sink = Scripted(
+        Rejected("one of them", code="22001"), [Receipt(Outcome.RETRY, retry_after=3.0)], [APPLIED, APPLIED]
+    )
+    Retrying(sink, clock=clock, cap=0.01).put(writes(2), 60.0)
+    assert sink.calls == [["w0", "w1"], ["w0"], ["w0", "w1"]]
+    assert clock.naps == [3.0]
