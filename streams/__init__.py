@@ -1,1 +1,1 @@
-"""Who moves things: the Faust app, its agents, the model step, delivery. Speaks to systems only through `connectors.contract`."""
+"""Who moves things: the Faust app, its agents, the model step, delivery. Systems are met only as contracts."""

@@ -85,7 +85,7 @@ class Admin:
             for found in self._describe(list(topics))
             for each in found["partitions"]
         ]
-        ends = self._client.list_partition_offsets({tp: OffsetSpec.LATEST for tp in partitions})
+        ends = self._client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
         committed = self._client.list_group_offsets({group: partitions})[group]
         found: dict[str, Position] = {topic: Position(0, 0) for topic in topics}
         for tp in partitions:

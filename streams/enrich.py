@@ -21,7 +21,6 @@ from streams.settled import Incoming, Settled
 
 _T = TypeVar("_T")
 
-_T = TypeVar("_T")
 Hold = Callable[[float], Awaitable[None]]
 
 

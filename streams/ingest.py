@@ -128,19 +128,15 @@ class Ingest:
             latest.append(Outgoing(key, None if change.after is None else value))
         moved = offsets.outgoing(self.task, batch.offset, emitted, now)
         outputs: dict[Topic, list[Outgoing]] = {self.hub.offsets: [moved]}
-        for topic, records in (
-            (self.topics.changes, changes),
-            (self.topics.latest, latest),
-            (self.topics.dead, dead),
-        ):
-            if records:
-                outputs[topic] = records
-        return outputs
+        found = {self.topics.changes: changes, self.topics.latest: latest, self.topics.dead: dead}
+        return outputs | {topic: records for topic, records in found.items() if records}
 
     def _too_large(self, change: Change, key: bytes, value: bytes, now: str) -> Outgoing:
         """A row that Kafka would refuse: its place at the source and its hash, instead of its bytes."""
         digest = hashlib.sha256(value).hexdigest()
-        reason = f"{len(value)} bytes, more than {MAX_CHANGE}; sha256 {digest}; read it at {change.origin} {key.decode()}"
+        reason = (
+            f"{len(value)} bytes, more than {MAX_CHANGE}; sha256 {digest}; read it at {change.origin} {key.decode()}"
+        )
         letter = DeadLetter(
             event_id=change.event_id,
             pipeline=self.pipeline,

@@ -27,7 +27,9 @@ Then = Literal["impute", "abstain", "dead"]
 class MissingConfig(Block):
     """What follows when the record is not there."""
 
-    wait: Duration = Field(default=timedelta(0), description="how long an event may wait for it, from its arrival on Kafka")
+    wait: Duration = Field(
+        default=timedelta(0), description="how long an event may wait for it, from its arrival on Kafka"
+    )
     then: Then
 
 

@@ -1,4 +1,4 @@
-"""What became of the records of one batch: the records on `<p>.enriched`, `.review`, `.dead` and `.receipts` that say so.
+"""What became of one batch: the records on `<p>.enriched`, `.review`, `.dead` and `.receipts` that say so.
 
 Dead letters and receipts are made here and nowhere else.
 """
@@ -72,8 +72,19 @@ class Settled:
     ) -> None:
         """Refused for good: the letter with the original bytes, and the receipt that says so."""
         attempts = 1 if receipt is None else receipt.attempts
-        self._letter(incoming.record, incoming.event_id, stage, code, reason, incoming.event, writeback, attempts)
-        self._receipt(incoming, Fate.DEAD, write=write, writeback=writeback, receipt=receipt, reason=f"{code}: {reason}")
+        self._letter(
+            incoming.record,
+            incoming.event_id,
+            stage,
+            code,
+            reason,
+            event=incoming.event,
+            writeback=writeback,
+            attempts=attempts,
+        )
+        self._receipt(
+            incoming, Fate.DEAD, write=write, writeback=writeback, receipt=receipt, reason=f"{code}: {reason}"
+        )
 
     def written(self, incoming: Incoming, fate: Fate, write: Write, writeback: str, receipt: Receipt) -> None:
         """A write-back came to its end."""
@@ -113,6 +124,7 @@ class Settled:
         stage: str,
         code: str,
         reason: str,
+        *,
         event: EventValue | None = None,
         writeback: str | None = None,
         attempts: int = 1,

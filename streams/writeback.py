@@ -211,6 +211,6 @@ def _settle(writeback: Writeback, each: Incoming, write: Write, receipt: Receipt
         settled.written(each, fate, write, writeback.name, receipt)
 
 
-async def _in_thread(writeback: Writeback, call: Callable[..., _T], *arguments: Any) -> _T:
+async def _in_thread(writeback: Writeback, call: Callable[[Any, float], _T], what: Any) -> _T:
     deadline = writeback.clock.monotonic() + writeback.total_timeout
-    return await asyncio.get_running_loop().run_in_executor(writeback.threads, call, *arguments, deadline)
+    return await asyncio.get_running_loop().run_in_executor(writeback.threads, call, what, deadline)

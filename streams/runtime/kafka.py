@@ -106,10 +106,13 @@ class Security:
         return f"Security(mechanism={self.mechanism!r}, username={self.username!r})"
 
 
-async def stop_quietly(client: AIOKafkaProducer | AIOKafkaConsumer, timeout: float = 5.0) -> None:
+STOP_PATIENCE = 5.0
+
+
+async def stop_quietly(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     """Stops a client within a time: with the broker away, `stop()` alone would wait for it."""
     try:
-        await asyncio.wait_for(client.stop(), timeout)
+        await asyncio.wait_for(client.stop(), STOP_PATIENCE)
     except (KafkaError, TimeoutError, AssertionError) as error:
         logging.getLogger("crossdock.streams.kafka").info("client.stopped_late error=%r", error)
 

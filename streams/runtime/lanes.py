@@ -60,7 +60,7 @@ class Lanes:
             ready.set()
 
     async def _settle(self, deadline: float) -> None:
-        while self.in_hand and self._clock.monotonic() < deadline:
+        while self.in_hand and self._clock.monotonic() < deadline:  # noqa: ASYNC110 - once per rebalance, no hot path
             await asyncio.sleep(0.02)
 
     async def _abandon(self) -> None:

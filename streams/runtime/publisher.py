@@ -20,7 +20,7 @@ class Outgoing(NamedTuple):
 
     key: bytes | None
     value: bytes | None
-    headers: Headers = []
+    headers: Headers | tuple[()] = ()
 
 
 Outputs = Mapping[Topic, Sequence[Outgoing]]
