@@ -46,6 +46,9 @@ class Admin:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._client.close()
 
     def ensure(self, topics: Sequence[Topic]) -> list[str]:
@@ -134,3 +137,8 @@ class Admin:
             ]
         except UnknownTopicOrPartitionError:
             return []
+
+    def members(self, group: str) -> list[str]:
+        """Instance ids of a group's members."""
+        found = self._client.describe_groups([group])[group]
+        return sorted(member.get("group_instance_id") or member["member_id"] for member in found.get("members", []))

@@ -1,0 +1,273 @@
+"""`crossdock demo`: a real broker, three legacy systems, real data, and an account at the end."""
+
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from connectors.clock import Clock, SystemClock
+from connectors.errors import Fatal
+from crossdock.demo import dataset
+from crossdock.demo.account import Account, total
+from crossdock.demo.naive import NaivePoller
+from crossdock.demo.play import Play
+from crossdock.demo.screen import Flow, Screen, print_json
+from crossdock.demo.stage import Stage, configuration_folder, stop_kept
+from crossdock.demo.usage import Usage
+from crossdock.demo.verdict import TARGETS, accounts, behind, topics_of
+from crossdock.supervisor import Supervised
+from streams.admin import Admin
+
+DEFAULT_FOLDER = Path(".crossdock/demo")
+SECONDS = 45.0
+PATIENCE = 300.0
+"""Seconds without any progress before what is left counts as in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line said."""
+
+    as_json: bool = False
+    full: bool = False
+    kill: int = 0
+    workers: int = 1
+    broker_down: float = 0.0
+    keep: bool = False
+    stop: bool = False
+    folder: Path = DEFAULT_FOLDER
+    seconds: float = SECONDS
+    days: int | None = None
+
+
+def run(options: Options) -> int:
+    """Plays the demo. Returns 0 if every change is accounted for, else 1."""
+    clock = SystemClock()
+    if options.stop:
+        found = stop_kept(options.folder)
+        print(f"ended what ran under {options.folder}" if found else f"nothing runs under {options.folder}")  # noqa: T201
+        return 0
+    if (options.folder / "stage.json").is_file():
+        raise Fatal(f"a demo was left running under {options.folder}; end it with `crossdock demo --stop`")
+    screen = Screen(clock, for_program=options.as_json)
+    demo = Demo(options, clock, screen)
+    try:
+        found_accounts = demo.play()
+    finally:
+        demo.end()
+    good = all(each.good for each in found_accounts.values())
+    demo.tell(found_accounts)
+    if options.as_json:
+        print_json(json.dumps(demo.summary(found_accounts, good)))
+    return 0 if good else 1
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(self, options: Options, clock: Clock, screen: Screen) -> None:
+        self._options, self._clock, self._screen = options, clock, screen
+        self._began = clock.monotonic()
+        self._played = 0.0
+        self.stage = Stage(options.folder, clock)
+        self.workers: list[Supervised] = []
+        self._usage = Usage()
+        self._naive: NaivePoller | None = None
+        self._naive_lost = 0
+        self._events = 0
+
+    def play(self) -> dict[str, Account]:
+        """From empty systems to the account."""
+        self._prepare()
+        play = Play(
+            self.stage,
+            self._clock,
+            full=self._options.full,
+            seconds=None if self._options.full else self._options.seconds,
+            days=self._options.days,
+        )
+        began = self._clock.monotonic()
+        play.start()
+        try:
+            self._watch(play)
+        finally:
+            play.stop()
+            self._screen.end_flow()
+        self._played = self._clock.monotonic() - began
+        if self._naive is not None:
+            self._naive_lost = self._naive.lost()
+        self._screen.done("settled", "reading the logs of the systems")
+        found = self._until_accounted()
+        self._events = sum(each.figures["changes"] for each in found.values())
+        return found
+
+    def end(self) -> None:
+        """Ends what runs, unless it is to be kept."""
+        if self._options.keep and sys.exc_info()[0] is None:
+            pids = {f"worker {number}": worker.pid for number, worker in enumerate(self.workers)}
+            (self.stage.folder / "workers.json").write_text(json.dumps(pids))
+            return
+        for worker in self.workers:
+            worker.stop()
+        self.stage.stop()
+
+    def tell(self, found: dict[str, Account]) -> None:
+        """The account, and what comes next, for people."""
+        say = self._screen.say
+        self._screen.account(found)
+        if self._naive is not None:
+            say(f"  a naive poller beside it lost the last version of {self._naive_lost:,} flights")
+        seconds = max(self._played, 0.001)
+        say(
+            f"  {self._events:,} events in {seconds:.0f} s: {self._events / seconds:,.0f} events/s, "
+            f"{self._cpu_per_million():.0f} CPU seconds per million events, "
+            f"largest worker {self._usage.peak_mb:.0f} MB; worker starts {sum(w.starts for w in self.workers)}"
+        )
+        say("")
+        if self._options.keep:
+            addresses = self.stage.addresses
+            say(f"left running: kafka {addresses.kafka}, registry {addresses.registry}/registry?wsdl,")
+            say(f"              stations {addresses.stations}/api; end it with: crossdock demo --stop")
+        say(f"everything lies under {self.stage.folder}; remove it with: rm -r {self.stage.folder}")
+        say("next: crossdock init my-hub    crossdock lint config    make test")
+
+    def summary(self, found: dict[str, Account], good: bool) -> dict[str, Any]:
+        """The JSON object of `--json`."""
+        addresses = self.stage.addresses
+        return {
+            "ok": good,
+            "seconds": round(self._clock.monotonic() - self._began, 1),
+            "pipelines": total(found),
+            "systems": {
+                "flightops": {"url": addresses.flightops},
+                "registry": {"wsdl": f"{addresses.registry}/registry?wsdl"},
+                "stations": {"url": f"{addresses.stations}/api"},
+            },
+            "kafka": addresses.kafka,
+            "events": self._events,
+            "events_per_second": round(self._events / max(self._played, 0.001), 1),
+            "cpu_seconds_per_million": round(self._cpu_per_million(), 1),
+            "worker_peak_mb": round(self._usage.peak_mb, 1),
+            "worker_starts": sum(worker.starts for worker in self.workers),
+            "naive_poller_lost": self._naive_lost,
+        }
+
+    # On the way
+
+    def _prepare(self) -> None:
+        screen, options = self._screen, self._options
+        what = "a year" if options.full else "January 2013"
+        screen.say("[bold]crossdock demo[/bold]: flights out of New York, " + what + ", as live days at speed")
+        screen.say(f"  starts Apache Kafka, PostgreSQL, a SOAP and a REST service under {self.stage.folder}")
+        if options.full:
+            screen.done("data", str(dataset.full_folder(dataset.default_cache())))
+        self.stage.start(screen.done)
+        if not options.full:
+            self._naive = NaivePoller(self.stage.flightops_url, self._clock)
+            self._naive.start()
+        self.workers = [self.worker(number) for number in range(options.workers)]
+        for number, worker in enumerate(self.workers):
+            worker.start()
+            screen.done(f"worker {number}", str(self._log_of(number)))
+
+    def worker(self, number: int) -> Supervised:
+        """A worker process, started again when it ends; its instance keeps its name."""
+        command = [sys.executable, "-m", "crossdock", "run", str(configuration_folder())]
+        command += ["--no-supervise", "--instance", str(number)]
+        return Supervised(command, self._clock, log_file=self._log_of(number), environ=self.stage.environ)
+
+    def _log_of(self, number: int) -> Path:
+        return self.stage.folder / f"worker-{number}.log"
+
+    def _watch(self, play: Play) -> None:
+        """Until all is played and settled, or nothing moves any more; kills and outages on the way."""
+        faults = _Faults(self)
+        admin: Admin | None = None
+        quiet_since = moved_at = self._clock.monotonic()
+        before = -1
+        while True:
+            self._clock.sleep(1.0)
+            for worker in self.workers:
+                self._usage.sample(worker.pid)
+                if worker.exit_code is not None:
+                    raise Fatal(f"a worker ended for good (exit {worker.exit_code}); its log is {self._log_of(0)}")
+            if play.error is not None:
+                raise Fatal(f"the play stopped: {play.error}") from play.error
+            if faults.step(play.progress):
+                if admin is not None:
+                    admin.close()
+                admin = None
+                quiet_since = moved_at = self._clock.monotonic()
+                continue
+            admin = admin or Admin(self.stage.broker.bootstrap)
+            flows = self._flows(admin)
+            settled = sum(flow.settled + flow.scored for flow in flows.values())
+            now = self._clock.monotonic()
+            if settled != before or not play.done:
+                before, quiet_since = settled, now
+                moved_at = now
+            if any(flow.behind for flow in flows.values()):
+                quiet_since = now
+            note = f"day {play.progress * 100:3.0f} %" if not play.done else "all is played; the last is being settled"
+            self._screen.flow(flows, note)
+            if play.done and now - quiet_since >= 3 and settled:
+                break
+            if now - moved_at > PATIENCE:
+                break
+        admin.close()
+
+    def _flows(self, admin: Admin) -> dict[str, Flow]:
+        flows = {}
+        for pipeline in TARGETS:
+            topics = topics_of(pipeline)
+            flows[pipeline] = Flow(
+                scored=admin.size(topics.enriched.name),
+                settled=admin.size(topics.receipts.name),
+                behind=behind(admin, pipeline),
+            )
+        return flows
+
+    def _until_accounted(self) -> dict[str, Account]:
+        """Looks again while something is missing: the last commit of a group may be a second old."""
+        for attempt in itertools.count():
+            found = accounts(self.stage)
+            if all(each.good for each in found.values()) or attempt == 5:
+                return found
+            self._clock.sleep(2.0)
+        raise AssertionError
+
+    def _cpu_per_million(self) -> float:
+        return self._usage.cpu_seconds / max(1, self._events) * 1_000_000
+
+
+class _Faults:
+    """Kills and the broker's outage, spread over the play."""
+
+    def __init__(self, demo: Demo) -> None:
+        options = demo._options  # noqa: SLF001 - one module, one idea
+        self._demo = demo
+        self._kills: list[float] = [(number + 1) / (options.kill + 1) for number in range(options.kill)]
+        self._outage = options.broker_down
+        self._victims: Sequence[int] = [number % max(1, options.workers) for number in range(options.kill)]
+
+    def step(self, progress: float) -> bool:
+        """Does what is due. True = the broker was away meanwhile."""
+        demo = self._demo
+        while self._kills and progress >= self._kills[0]:
+            victim = demo.workers[self._victims[len(self._victims) - len(self._kills)]]
+            if not victim.kill():
+                break  # it is between two lives: at the next look
+            self._kills.pop(0)
+            demo._screen.done("killed", f"a worker, with SIGKILL; {len(self._kills)} to come")  # noqa: SLF001
+        if self._outage and progress >= 0.5:
+            seconds, self._outage = self._outage, 0.0
+            demo._screen.done("broker stopped", f"for {seconds:.0f} s; the flights go on")  # noqa: SLF001
+            demo.stage.broker.stop()
+            demo._clock.sleep(seconds)  # noqa: SLF001
+            demo.stage.broker.start()
+            demo._screen.done("broker started", demo.stage.broker.bootstrap)  # noqa: SLF001
+            return True
+        return False

@@ -1,0 +1,42 @@
+"""The state of a hub, seen from outside: what has moved, what waits, who runs it."""
+
+from pathlib import Path
+from typing import Any
+
+from crossdock.configuration.load import load_from_environment
+from streams.admin import Admin
+from streams.topics import PipelineTopics, enrich_group, tasks_group, write_group
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """Each pipeline with what it has settled and what waits where; and the workers.
+
+    Raises:
+        Retriable: Kafka does not answer.
+    """
+    configuration = load_from_environment(folder)
+    hub, kafka = configuration.hub, configuration.hub.kafka
+    with Admin(kafka.bootstrap, kafka.admin_security()) as admin:
+        pipelines = {}
+        for name, pipeline in configuration.pipelines.items():
+            topics = PipelineTopics.of(kafka.prefix, name, kafka.partitions)
+            waiting = admin.positions(enrich_group(kafka.prefix, hub.worker_group), [topics.changes.name])
+            writing = {
+                system: admin.positions(write_group(kafka.prefix, system), [topics.enriched.name])[
+                    topics.enriched.name
+                ].behind
+                for system in sorted({block.system for block in pipeline.writeback})
+            }
+            pipelines[name] = {
+                "waiting_for_enrich": waiting[topics.changes.name].behind,
+                "waiting_for_writeback": writing,
+                "receipts": admin.size(topics.receipts.name),
+                "dead": admin.size(topics.dead.name),
+                "review": admin.size(topics.review.name),
+            }
+        return {
+            "kafka": kafka.bootstrap,
+            "insecure": kafka.insecure,
+            "workers": admin.members(tasks_group(kafka.prefix)),
+            "pipelines": pipelines,
+        }
