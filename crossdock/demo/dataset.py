@@ -64,6 +64,12 @@ def planes() -> Iterator[Row]:
     return _rows("planes", False, None)
 
 
+def read_csv(path: Path) -> Iterator[Row]:
+    """Rows of one of the data set's CSV files."""
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from _typed(file)
+
+
 def full_folder(cache: Path) -> Path:
     """Folder with the year's flights.csv, weather.csv and planes.csv; fetched on first use.
 
@@ -114,8 +120,7 @@ def write_sample(source: Path, target: Path) -> None:
 def _rows(table: str, full: bool, cache: Path | None) -> Iterator[Row]:
     if full:
         path = full_folder(cache or default_cache()) / f"{table}.csv"
-        with path.open(newline="", encoding="utf-8") as file:
-            yield from _typed(file)
+        yield from read_csv(path)
         return
     packed = resources.files("crossdock.demo").joinpath("data", _sample_name(table))
     with packed.open("rb") as raw, gzip.open(raw, "rt", newline="", encoding="utf-8") as text:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -13,6 +13,7 @@ from connectors.clock import Clock
 from connectors.errors import ConfigError, Rejected, Retriable
 from schemas.values import JsonValue
 from streams.model.contract import FeatureBatch, Prediction, RowError
+from streams.model.encoding import Encoding
 from streams.model.manifest import Manifest, ModelVersion
 
 THREAD_ABOVE = 64
@@ -20,8 +21,6 @@ THREAD_ABOVE = 64
 DECIMALS = 6
 """Answers are rounded: ONNX Runtime is not equal to the last bit over batch sizes and machines."""
 GOLDEN_TOLERANCE = 1e-5
-
-Matrix: TypeAlias = NDArray[np.float32]
 
 
 class OnnxBackend:
@@ -32,11 +31,7 @@ class OnnxBackend:
         self.manifest = version.manifest
         self._clock = clock
         self._session = _session(version)
-        self._width = sum(field.width for field in self.manifest.inputs)
-        self._codes = {
-            field.name: {category: code for code, category in enumerate(field.categories)}
-            for field in self.manifest.inputs
-        }
+        self._encoding = Encoding(self.manifest.inputs)
         self._numbers = [output for output in self.manifest.outputs if output.kind != "band"]
         self._bands = [
             (output.of, np.array(output.edges), output.labels)
@@ -61,34 +56,20 @@ class OnnxBackend:
             raise Retriable(f"model {self.manifest.name}: no time left")
         size = len(next(iter(rows.values())))
         if size <= THREAD_ABOVE:
-            return self._answers(rows, size, onnxruntime.RunOptions())
+            return self.answers(rows)
         options = onnxruntime.RunOptions()
         try:
             async with asyncio.timeout(left):
-                return await asyncio.to_thread(self._answers, rows, size, options)
+                return await asyncio.to_thread(self.answers, rows, options)
         except TimeoutError:
             options.terminate = True
             raise Retriable(f"model {self.manifest.name}: no answer in time") from None
 
-    def matrix(self, rows: FeatureBatch, size: int) -> Matrix:
-        """float32 [size, columns]: numbers as they are, a category as one column for each of its values."""
-        matrix: Matrix = np.zeros((size, self._width), dtype=np.float32)
-        at = 0
-        for field in self.manifest.inputs:
-            values = rows[field.name]
-            if field.kind == "number":
-                matrix[:, at] = values
-            else:
-                codes = self._codes[field.name]
-                column = np.array([codes.get(value, -1) for value in values], dtype=np.intp)
-                known = np.flatnonzero(column >= 0)
-                matrix[known, at + column[known]] = 1.0
-            at += field.width
-        return matrix
-
-    def _answers(self, rows: FeatureBatch, size: int, options: Any) -> list[Prediction | RowError]:
+    def answers(self, rows: FeatureBatch, options: Any = None) -> list[Prediction | RowError]:
+        """The same, blocking and without a deadline. Raises Rejected."""
+        size = len(next(iter(rows.values())))
         try:
-            found = self._session.run(self._tensors, {self.manifest.tensor: self.matrix(rows, size)}, options)
+            found = self._session.run(self._tensors, {self.manifest.tensor: self._encoding.matrix(rows)}, options)
             numbers = self._columns(dict(zip(self._tensors, found, strict=True)), size)
         except Exception as error:  # the runtime's own exceptions have no common class; all of them mean this
             raise Rejected(
@@ -130,7 +111,7 @@ def check_golden(backend: OnnxBackend, file: Path) -> None:
     if not golden:
         return
     rows = {field.name: [row.inputs[field.name] for row in golden] for field in backend.manifest.inputs}
-    answers = backend._answers(rows, len(golden), onnxruntime.RunOptions())  # noqa: SLF001
+    answers = backend.answers(rows)
     for number, (row, answer) in enumerate(zip(golden, answers, strict=True)):
         given = answer.outputs if isinstance(answer, Prediction) else {}
         if not all(_same(given.get(name), expected) for name, expected in row.outputs.items()):
