@@ -37,8 +37,8 @@ class Retrying:
     def __init__(
         self,
         inner: SinkTask,
-        *,
         clock: Clock,
+        *,
         stop: threading.Event | None = None,
         budget: RetryBudget | None = None,
         base: float = 0.2,

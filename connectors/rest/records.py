@@ -16,6 +16,9 @@ REMEMBERED = 100_000
 """Records whose last seen content is kept in memory; the oldest go first."""
 
 
+_DOMAIN = 1
+
+
 class Records:
     """Remembers what was seen. Numbers the changes itself where the cursor gives no order for versions."""
 
@@ -44,7 +47,7 @@ class Records:
         digest = content_digest(None if gone else record, self._ignored)
         if not self._is_news(key_text(key.values()), f"{mark.order if mark else ''}~{digest}"):
             return None
-        version = str(Version(0, self._position(mark)))
+        version = str(Version(_DOMAIN, self._position(mark)))
         return Change(
             op=Op.DELETE if gone else Op.UPSERT,
             key=key,
@@ -70,7 +73,7 @@ class Records:
         return known != identity
 
     def _key_field(self, record: Record, name: str) -> JsonScalar:
-        value: JsonScalar = record.get(name)
-        if value is None or isinstance(value, dict | list):
+        value = record.get(name)
+        if not isinstance(value, str | int | float):
             raise SystemFault(f"a record has no usable key field {name!r}", code="key")
         return value

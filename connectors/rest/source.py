@@ -12,6 +12,7 @@ meanwhile, so a listing of several such pages is read again until a pass finds n
 import hashlib
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -61,6 +62,9 @@ class RestSourceTask:
         self._pages = Pages(config, wire)
         self._records = Records(config, ignored, wire.clock)
         self._cursor = CursorReader(config.cursor, zone) if config.cursor is not None else None
+        self._walk: Walk | None = None
+        self._newest: Mark | None = None
+        self._fresh = 0
         self._begin_at(None)
 
     def open(self, offset: Offset | None) -> None:
@@ -70,12 +74,9 @@ class RestSourceTask:
 
     def poll(self, limit: int, deadline: float) -> Batch | None:
         while not self._has_something():
-            if self._walk is None:
-                self._walk = self._new_walk(limit)
-            elif self._clock.monotonic() >= deadline:
-                return None
-            self._read_page(self._walk, deadline)
-            if self._walk is None and not self._has_something():
+            walk = self._walk = self._walk or self._new_walk(limit)
+            self._read_page(walk, deadline)
+            if not self._has_something() and (walk.step is None or self._clock.monotonic() >= deadline):
                 return None
         return self._take(limit)
 
@@ -91,36 +92,34 @@ class RestSourceTask:
         self._safe: Offset | None = offset
         """After what waits, too."""
         self._waiting: deque[Change] = deque()
-        self._walk: Walk | None = None
+        self._walk = None
         self._records.forget(0 if offset is None else int(offset.get("seq", 0)))
 
     def _has_something(self) -> bool:
         return bool(self._waiting) or self._safe != self._offset
 
     def _new_walk(self, limit: int) -> Walk:
-        self._newest: Mark | None = None
-        self._fresh = 0
+        self._newest, self._fresh = None, 0
         cursor = "" if self._cursor is None else self._cursor.asked(self._stored())
         return self._pages.walk(cursor, min(self._config.page, limit))
 
     def _read_page(self, walk: Walk, deadline: float) -> None:
         try:
-            marked = self._marked(self._pages.read(walk, deadline))
+            for record, mark in self._marked(self._pages.read(walk, deadline)):
+                change = self._records.change(record, mark)
+                if change is not None:
+                    self._waiting.append(change)
+                    self._fresh += 1
         except (ListingIsGone, SystemFault, ConfigError):
-            self._walk = None
+            self._walk = None  # the walk is past this page, the offset is not
             raise
-        for record, mark in marked:
-            change = self._records.change(record, mark)
-            if change is not None:
-                self._waiting.append(change)
-                self._fresh += 1
         self._move(walk)
 
     def _marked(self, records: list[Record]) -> list[tuple[Record, Mark | None]]:
         if self._cursor is None:
             return [(record, None) for record in records]
         marks = [self._cursor.mark(record) for record in records]
-        if self._config.sorted and any(b.order < a.order for a, b in zip(marks, marks[1:], strict=False)):
+        if self._config.sorted and any(b.order < a.order for a, b in pairwise(marks)):
             raise SystemFault("the listing does not ascend by its cursor; say `sorted: false`", code="unsorted")
         for mark in marks:
             if self._newest is None or mark.order > self._newest.order:

@@ -24,7 +24,8 @@ class Wire:
         self.patience = config.timeouts.total.total_seconds()
         """Seconds that one call may take."""
         self._config, self._limit = config, RateLimit(config.courtesy.rate, clock)
-        self._lock, self._client = threading.Lock(), None
+        self._lock = threading.Lock()
+        self._client: HttpClient | None = None
         self._headers = {"Accept": "application/json", **config.headers}
 
     def call(

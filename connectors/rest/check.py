@@ -1,0 +1,101 @@
+"""Whether a pipeline's REST blocks fit the server: read-only calls, and sentences about what holds."""
+
+from zoneinfo import ZoneInfo
+
+from connectors.contract import Idempotency, Problem, Report
+from connectors.errors import CrossdockError, SystemFault
+from connectors.rest.config import PageNumber, RecordOffset, RestSourceConfig, RestWritebackConfig
+from connectors.rest.pages import Pages
+from connectors.rest.position import CursorReader
+from connectors.rest.rules import Action, Rules, failure_of
+from connectors.rest.wire import Wire
+from schemas.values import Record
+
+_LOOKED_AT = 20
+
+_HOLDS = {
+    Idempotency.NATURAL: "a repeated write finds the ETag moved and its values there: no second effect, "
+    "if the server honours If-Match",
+    Idempotency.KEY: "a repeated write carries the same idempotency key: no second effect, "
+    "if the server checks it before anything else and keeps it for as long as writes are repeated",
+    Idempotency.READBACK: "a write without an answer is never repeated by itself: the record is read first",
+    Idempotency.NONE: "a write without an answer is listed as in doubt and never repeated by itself",
+}
+
+
+def check_source(config: RestSourceConfig, wire: Wire, zone: ZoneInfo | None) -> Report:
+    """Asks for the first page and looks at its first records.
+
+    Raises:
+        Retriable, AuthExpired: the system cannot be asked now.
+    """
+    reader = CursorReader(config.cursor, zone) if config.cursor is not None else None
+    pages = Pages(config, wire)
+    walk = pages.walk("" if reader is None else reader.asked(None), config.page)
+    try:
+        records = pages.read(walk, wire.clock.monotonic() + wire.patience)
+    except SystemFault as fault:
+        return Report([Problem(_place_of(fault), fault.message)])
+    report = Report(guarantees=_of_source(config))
+    if not records:
+        report.guarantees.append("the listing is empty now: key and cursor could not be looked at")
+    for record in records[:_LOOKED_AT]:
+        problems = _of_record(record, config, reader)
+        if problems:
+            report.problems.extend(problems)
+            break
+    return report
+
+
+def check_sink(config: RestWritebackConfig, wire: Wire) -> Report:
+    """Asks for the collection, as no record is known here: any answer but a refusal of everything is good.
+
+    Raises:
+        Retriable: the system cannot be reached.
+    """
+    collection = config.path.partition("{")[0].rstrip("/") or "/"
+    answer = wire.call("GET", collection, deadline=wire.clock.monotonic() + wire.patience)
+    action = Rules(()).action(answer)
+    report = Report(guarantees=[_HOLDS[config.idempotency]])
+    if action in {Action.AUTH, Action.FAULT}:
+        report.problems.append(Problem(("system",), failure_of(action, answer, f"GET {collection}", None).message))
+    if config.if_match is None and config.post is None:
+        report.guarantees.append("no if_match: a change that another made meanwhile is overwritten")
+    return report
+
+
+def _of_record(record: Record, config: RestSourceConfig, reader: CursorReader | None) -> list[Problem]:
+    fields = ", ".join(sorted(record))
+    problems = [
+        Problem(("key", i), f"no usable field {name!r} in the first records; there: {fields}")
+        for i, name in enumerate(config.key)
+        if record.get(name) is None or isinstance(record[name], dict | list)
+    ]
+    if reader is not None:
+        try:
+            reader.mark(record)
+        except CrossdockError as error:
+            problems.append(Problem(("cursor", "path"), f"{error.message}; there: {fields}"))
+    return problems
+
+
+def _of_source(config: RestSourceConfig) -> list[str]:
+    said = ["the cursor is the server's; each look reads the overlap again and drops what was seen"]
+    if config.cursor is None:
+        said = ["no cursor: everything is read at each look, and versions are numbered as they come"]
+    elif config.cursor.type == "text":
+        said = ["a text cursor orders the listing only; versions are numbered as they come"]
+    if isinstance(config.paging, PageNumber | RecordOffset):
+        said.append(
+            "counted pages: a listing of several pages is read until a pass finds nothing new (up to 100,000 records); "
+            "with more, a record that slips over a page's border is missed until it changes again"
+        )
+    elif config.sorted and config.cursor is not None:
+        said.append(f"the listing must ascend by {config.cursor.path!r}; a page that does not stops the source")
+    return said
+
+
+def _place_of(fault: SystemFault) -> tuple[str | int, ...]:
+    return {"records": ("records",), "paging": ("paging",), "foreign-origin": ("paging",), "cursor": ("cursor",)}.get(
+        fault.code, ("path",)
+    )
