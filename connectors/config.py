@@ -16,7 +16,7 @@ from connectors.contract import Idempotency, System
 NAME = r"^[a-z][a-z0-9-]{0,48}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Path = Annotated[str, StringConstraints(min_length=1)]
-"""JMESPath. A bare name is a field of `after`; reserved roots: key, before, after, answer, model, and the lookups' names."""
+"""JMESPath. A bare name is a field of `after`; reserved: key, before, after, answer, model, the lookups' names."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -82,7 +82,7 @@ class SystemConfig(Block):
     timeouts: Timeouts = Timeouts()
     courtesy: Courtesy = Courtesy()
 
-    def build(self, clock: Clock) -> System:
+    def build(self, clock: Clock) -> System:  # noqa: ARG002 - the contract of the connectors' own classes
         """The component. Opens nothing: the first use connects."""
         raise TypeError(f"{type(self).__name__} builds no system")
 

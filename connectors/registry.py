@@ -1,4 +1,4 @@
-"""Which types of system there are: the entry points of the group `crossdock.connectors`, loaded when first asked for."""
+"""Which types of system there are: the entry points of the group `crossdock.connectors`, loaded when asked for."""
 
 from functools import cache
 from importlib.metadata import entry_points

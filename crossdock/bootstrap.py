@@ -133,8 +133,8 @@ def _look_at_systems(configuration: Configuration, systems: Mapping[str, System]
             except (Retriable, AuthExpired, SystemFault) as error:
                 log.warning("check.postponed pipeline=%s system=%s reason=%s", name, system, error)
                 continue
-            for problem in report.problems if report is not None else ():
-                wrong.append(str(configuration.error(name, (*place, *problem.path), problem.message)))
+            problems = () if report is None else report.problems
+            wrong += [str(configuration.error(name, (*place, *each.path), each.message)) for each in problems]
     if wrong:
         raise ConfigError("\n".join(wrong))
 

@@ -1,4 +1,4 @@
-"""An event: a change on Kafka, with its CloudEvents 1.0 attributes in the headers (Kafka protocol binding, binary mode)."""
+"""An event: a change on Kafka, its CloudEvents 1.0 attributes in the headers (Kafka binding, binary mode)."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ _FIXED: Headers = [
 
 
 class EventValue(msgspec.Struct, frozen=True):
-    """The typed view of an event's value. Fields that we do not know stay in the bytes, which are passed on as they are."""
+    """The typed view of an event's value. What we do not know stays in the bytes, which are passed on as they are."""
 
     op: Op
     key: Key

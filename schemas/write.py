@@ -5,7 +5,7 @@ import msgspec
 from schemas.values import JsonValue, Key, Record
 
 LIVE = "live"
-"""Cause of a write that follows a change as it happens; others are rescore:<run>, override:<n>, edit:<n>, replay:<n>, undo:<run>."""
+"""Cause of a write that follows a change as it happens. Others: rescore:<run>, override:<n>, edit:<n>, replay:<n>."""
 
 
 class Write(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from schemas.values import Key, Offset, Record, rfc3339
 from schemas.version import Version
 
 DOMAIN = 1
-"""Of every version that is a sequence number."""
+"""Of every version that is a sequence number: above that of a cursor, so that a change to this mode is not stale."""
 
 _RECORDS_AT_MOST: Final = 500_000
 

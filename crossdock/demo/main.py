@@ -48,7 +48,7 @@ def run(options: Options) -> int:
     clock = SystemClock()
     if options.stop:
         found = stop_kept(options.folder)
-        print(f"ended what ran under {options.folder}" if found else f"nothing runs under {options.folder}")  # noqa: T201
+        print(f"ended what ran under {options.folder}" if found else f"nothing runs under {options.folder}")
         return 0
     if (options.folder / "stage.json").is_file():
         raise Fatal(f"a demo was left running under {options.folder}; end it with `crossdock demo --stop`")

@@ -13,7 +13,8 @@ from connectors.clock import Clock
 from crossdock.demo import flightops
 
 _NEWER = sa.text(
-    "SELECT id, updated_at FROM flights WHERE updated_at >= :at AND (updated_at > :at OR id > :id) ORDER BY updated_at, id"
+    "SELECT id, updated_at FROM flights"
+    " WHERE updated_at >= :at AND (updated_at > :at OR id > :id) ORDER BY updated_at, id"
 )
 
 

@@ -140,7 +140,8 @@ class Play:
 
     def _report(self, rows: list[Row], late: list[Row], *, all_now: bool = False) -> list[Row]:
         """Sends the hour's reports and yesterday's late ones; returns those that will be late now."""
-        due, later = list(late), []
+        due: list[Row] = list(late)
+        later: list[Row] = []
         for row in rows:
             (later if not all_now and self._random.random() < LATE_REPORT else due).append(row)
         if due:

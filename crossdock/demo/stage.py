@@ -186,7 +186,7 @@ def stop_kept(folder: Path, also: str = "workers.json") -> bool:
         if _is_ours(pid):
             os.kill(pid, signal.SIGTERM)
     try:
-        PostgresServer(folder / "postgres", port=state["postgres"], password="").stop()  # noqa: S106 - stopping needs none
+        PostgresServer(folder / "postgres", port=state["postgres"], password="").stop()
         Broker(folder / "kafka", port=state["kafka"]).stop()
     except CrossdockError as error:
         raise Fatal(f"the stage under {folder} could not be ended: {error}") from error
