@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import KafkaError, NoBrokersAvailable, UnknownTopicOrPartitionError
+from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from connectors.errors import ConfigError, Retriable
 from streams.topics import Topic
@@ -37,7 +37,7 @@ class Admin:
         self._arguments: dict[str, Any] = {"bootstrap_servers": bootstrap, **(security or {})}
         try:
             self._client = KafkaAdminClient(request_timeout_ms=15_000, **self._arguments)
-        except (NoBrokersAvailable, KafkaError) as error:
+        except KafkaError as error:
             raise Retriable(f"no Kafka broker answers at {bootstrap}", detail=repr(error)) from error
 
     def __enter__(self) -> "Admin":
