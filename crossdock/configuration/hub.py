@@ -1,0 +1,59 @@
+"""`crossdock.yaml`: what holds for the whole hub."""
+
+import ssl
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from connectors.config import Block, Name
+from connectors.secrets import Secret
+
+if TYPE_CHECKING:
+    from streams.runtime.kafka import Security
+
+
+class KafkaConfig(Block):
+    """The cluster, and what of it is ours."""
+
+    bootstrap: str = Field(pattern=r"^[^\s,]+:\d+(,[^\s,]+:\d+)*$", description="host:port, several with commas")
+    prefix: Name = Field(default="hub", description="before every topic, group, transactional id and ledger row")
+    partitions: int = Field(default=6, ge=1, le=256, description="of each pipeline's topics; never changed in place")
+    insecure: bool = Field(default=False, description="true allows plaintext; it shows in the status")
+    ca: str | None = Field(default=None, description="file of the certificate authority; default: the system's")
+    username: str | None = None
+    password: Secret | None = None
+    mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = "SCRAM-SHA-512"
+
+    @model_validator(mode="after")
+    def _complete(self) -> "KafkaConfig":
+        if (self.username is None) != (self.password is None):
+            raise ValueError("a username needs a password, and a password a username")
+        if self.insecure and self.username is not None:
+            raise ValueError("a password would be sent in plaintext; take `insecure` out")
+        return self
+
+    def security(self) -> "Security | None":
+        """For the data plane; None = plaintext."""
+        from streams.runtime.kafka import Security
+
+        if self.insecure:
+            return None
+        password = None if self.password is None else self.password.reveal()
+        return Security(ssl.create_default_context(cafile=self.ca), self.mechanism, self.username, password)
+
+    def admin_security(self) -> dict[str, Any]:
+        """For the control plane; empty = plaintext."""
+        security = self.security()
+        if security is None:
+            return {}
+        names = {"sasl_plain_username", "sasl_plain_password", "sasl_mechanism", "ssl_context", "security_protocol"}
+        return {name: value for name, value in security.arguments().items() if name in names}
+
+
+class HubConfig(Block):
+    """The file itself."""
+
+    environment: Literal["development", "test", "production"] = "development"
+    kafka: KafkaConfig
+    worker_group: Name = "main"
+    models: str = Field(default="models", description="folder of the model versions, beside this file")

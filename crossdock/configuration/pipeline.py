@@ -1,0 +1,24 @@
+"""A pipeline's file. Its source and write-backs are read by the classes of the systems that they name."""
+
+from datetime import timedelta
+
+from pydantic import Field
+
+from connectors.config import Block, Duration, Name, SourceConfig, WritebackConfig
+from streams.derive import DeriveConfig
+from streams.lookups import LookupConfig
+from streams.model.config import ModelConfig
+
+
+class PipelineConfig(Block):
+    """source -> only -> derive -> lookups -> model -> write-back."""
+
+    name: Name
+    owner: str = Field(min_length=1, description="shown in the console, named in alerts")
+    freshness: Duration = Field(default=timedelta(minutes=5), description="source commit -> receipt")
+    source: SourceConfig
+    only: str | None = Field(default=None, description="JMESPath; the rest ends as filtered(only)")
+    derive: dict[str, DeriveConfig] = {}
+    lookups: dict[str, LookupConfig] = {}
+    model: ModelConfig | None = None
+    writeback: tuple[WritebackConfig, ...] = ()
