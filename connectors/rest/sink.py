@@ -106,14 +106,20 @@ class RestSink:
         action = self._rules.action(answer)
         if action is Action.CONFLICT and _is_being_worked_on(answer):
             return Receipt(Outcome.RETRY, code="409", reason="the same idempotency key is being worked on")
-        if action is Action.CONFLICT and answer.status in {412, 428} and self.capabilities.readable:
-            found = self._read(write.key, deadline)
-            version = None if found is None else found["@version"]
-            if version is not None and (etag is None or same(version, etag)):
-                etag = str(version)
-                answer = self._send(write, path, etag, deadline)
+        if action is Action.CONFLICT and answer.status in {412, 428}:
+            fresh = self._other_form(write.key, etag, deadline)
+            if fresh is not None:
+                etag, answer = fresh, self._send(write, path, fresh, deadline)
                 action = self._rules.action(answer)
         return self._receipt(write, etag, answer, action, deadline)
+
+    def _other_form(self, key: Key, sent: str | None, deadline: float) -> str | None:
+        """The record's ETag as its own address shows it, if none was sent or the version is the one that was sent."""
+        found = self._read(key, deadline) if self.capabilities.readable else None
+        version = None if found is None else found["@version"]
+        if version is None or not (sent is None or same(version, sent)):
+            return None
+        return next((form for form in (for_if_match(version), str(version)) if form != sent), None)
 
     def _receipt(self, write: Write, etag: str | None, answer: HttpAnswer, action: Action, deadline: float) -> Receipt:
         code, version = str(answer.status), answer.headers.get("ETag")
@@ -127,15 +133,13 @@ class RestSink:
             case Action.CONFLICT:
                 return self._conflict(write, code, deadline)
         failure = failure_of(action, answer, self._place, self._wire.heard(action, answer))
-        if (
-            action is Action.RETRY
-            and answer.status not in _NOTHING_HAPPENED
-            and self.capabilities.idempotency not in _REPEATABLE
-        ):
+        if not isinstance(failure, Retriable):
+            raise failure
+        if answer.status not in _NOTHING_HAPPENED and self.capabilities.idempotency not in _REPEATABLE:
             return Receipt(Outcome.UNKNOWN, code=code, reason=failure.message)
-        if action is Action.RETRY:
-            return Receipt(Outcome.RETRY, code=code, reason=failure.message, retry_after=_pause(failure))
-        raise failure
+        if answer.status == 429 or failure.retry_after is not None:
+            raise failure
+        return Receipt(Outcome.RETRY, code=code, reason=failure.message)
 
     def _conflict(self, write: Write, code: str, deadline: float) -> Receipt:
         """Another version is there: perhaps with our own values, from an attempt whose answer was lost."""

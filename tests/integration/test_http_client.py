@@ -150,16 +150,22 @@ def test_the_callers_deadline_cuts_the_total_time_short() -> None:
 @pytest.mark.parametrize("layers", [b"\0" * (64 << 20), gzip.compress(b"\0" * (64 << 20))], ids=["plain", "nested"])
 def test_a_gzip_bomb_is_refused_at_the_cap(layers: bytes) -> None:
     bomb = answer(gzip.compress(layers), "Content-Encoding: gzip")
-    with serving(replying(bomb)) as server, client_of(server.url, max_response=32 << 10) as client:
-        with pytest.raises(SystemFault, match="larger than 32,768 bytes"):
-            client.request("GET", "/bomb", deadline=soon())
+    with (
+        serving(replying(bomb)) as server,
+        client_of(server.url, max_response=32 << 10) as client,
+        pytest.raises(SystemFault, match="larger than 32,768 bytes"),
+    ):
+        client.request("GET", "/bomb", deadline=soon())
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "gzip, gzip"])
 def test_an_encoding_that_nobody_asked_for_is_refused(encoding: str) -> None:
-    with serving(replying(answer(b"x", f"Content-Encoding: {encoding}"))) as server, client_of(server.url) as client:
-        with pytest.raises(SystemFault, match="encoding"):
-            client.request("GET", "/", deadline=soon())
+    with (
+        serving(replying(answer(b"x", f"Content-Encoding: {encoding}"))) as server,
+        client_of(server.url) as client,
+        pytest.raises(SystemFault, match="encoding"),
+    ):
+        client.request("GET", "/", deadline=soon())
     assert b"accept-encoding: gzip\r\n" in server.heads[0].lower()
 
 

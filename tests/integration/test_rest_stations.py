@@ -21,6 +21,7 @@ from connectors.retry import Retrying
 from crossdock.demo.stations import Quirks, StationsServer
 from schemas.change import Change
 from schemas.outcome import Outcome
+from schemas.version import position_of_text
 from schemas.write import Write
 
 CLOCK = SystemClock()
@@ -217,8 +218,6 @@ def test_reports_that_change_while_they_are_read_are_not_missed(started: Any, sp
     positions = {name: int(version.split(".")[1]) for name, version in newest.items()}
     lines = [json.loads(line) for line in (server.folder / "versions.jsonl").read_text().splitlines()]
     last = {line["id"]: line["modified"] for line in lines}
-    from schemas.version import position_of_text
-
     assert positions == {name: position_of_text(modified) for name, modified in last.items()}
 
 
