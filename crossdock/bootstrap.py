@@ -32,7 +32,7 @@ from streams.runtime.kafka import Kafka, quiet_logs
 from streams.scope import compile_path
 from streams.topics import HubTopics, PipelineTopics
 from streams.worker import Parts, Target, app_of
-from streams.writeback import Writeback
+from streams.writeback import OpenedAtFirstUse, Writeback
 
 log = logging.getLogger("crossdock.bootstrap")
 
@@ -255,7 +255,7 @@ class _Context:
             prefix=prefix,
             topics=self.topics(pipeline.name),
             config=self.digest(pipeline),
-            sink=Retrying(sink, self.clock),
+            sink=Retrying(OpenedAtFirstUse(sink), self.clock),
             reader=sink if isinstance(sink, Readable) else None,
             match={theirs: compile_path(path, lookups) for theirs, path in block.match.items()},
             fields={theirs: compile_path(path, lookups) for theirs, path in block.set.items()},

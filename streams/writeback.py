@@ -7,6 +7,7 @@ a sick system is waited for, and only a sick record becomes a dead letter.
 import asyncio
 import logging
 import random
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -44,6 +45,28 @@ FATES: Mapping[Outcome, Fate] = {
     Outcome.UNKNOWN: Fate.IN_DOUBT,
 }
 """What an outcome becomes; `conflict` is decided by `if_changed`, and `retry` is never an end."""
+
+
+class OpenedAtFirstUse:
+    """A sink task that is opened by its first `put`: a worker starts also while a target is away."""
+
+    def __init__(self, sink: SinkTask) -> None:
+        self._sink, self._open, self._opening = sink, False, threading.Lock()
+        self.capabilities = sink.capabilities
+
+    def open(self) -> None:
+        """Once, whoever comes first. Raises what the sink's own `open` raises; then the next call tries again."""
+        with self._opening:
+            if not self._open:
+                self._sink.open()
+                self._open = True
+
+    def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
+        self.open()
+        return self._sink.put(writes, deadline)
+
+    def close(self) -> None:
+        self._sink.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,15 @@ from streams.topics import Topic, partition_of
 log = logging.getLogger("crossdock.streams.publisher")
 
 
+NO_HEADERS: Headers = []
+
+
 class Outgoing(NamedTuple):
     """A record on its way out."""
 
     key: bytes | None
     value: bytes | None
-    headers: Headers | tuple[()] = ()
+    headers: Headers = NO_HEADERS
 
 
 Outputs = Mapping[Topic, Sequence[Outgoing]]
