@@ -21,6 +21,10 @@ $(STAMP): requirements.lock pyproject.toml
 .PHONY: venv
 venv: $(STAMP) ## the virtual environment, from the lock file
 
+.PHONY: demo
+demo: $(STAMP) ## a month of real data through a real Kafka and two systems; ARGS="--json --kill 3"
+	$(BIN)/crossdock demo $(ARGS)
+
 .PHONY: test
 test: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -q $(ARGS)

@@ -199,7 +199,7 @@ def fetch_jars() -> Path:
         ConfigError: they cannot be fetched, or one is not what was locked.
     """
     folder = default_cache() / f"kafka-{VERSION}"
-    wanted = dict(reversed(line.split()) for line in SUMS.read_text().splitlines())
+    wanted = {name: digest for digest, name in (line.split() for line in SUMS.read_text().splitlines())}
     if (folder / "complete").is_file() and all((folder / name).is_file() for name in wanted):
         return folder
     folder.mkdir(parents=True, exist_ok=True)

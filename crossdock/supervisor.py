@@ -76,8 +76,8 @@ class Supervised:
         while not self._stopping.is_set():
             began = self._clock.monotonic()
             code = self._run_once()
-            self.exit_code = code
             if self._stopping.is_set() or code in (0, CONFIGURATION):
+                self.exit_code = code
                 return
             if self._clock.monotonic() - began > CALM:
                 pause = 0.2

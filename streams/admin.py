@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import KafkaError, UnknownTopicOrPartitionError
+from kafka.errors import CoordinatorNotAvailableError, KafkaError, UnknownTopicOrPartitionError
 
 from connectors.errors import ConfigError, Retriable
 from streams.topics import Topic
@@ -83,25 +83,36 @@ class Admin:
 
     def positions(self, group: str, topics: Sequence[str]) -> dict[str, Position]:
         """Committed offset and end of each topic. What a group has not committed counts from the beginning."""
-        partitions = [
-            TopicPartition(found["name"], each["partition_index"])
-            for found in self._describe(list(topics))
-            for each in found["partitions"]
-        ]
-        ends = self._client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
-        committed = self._client.list_group_offsets({group: partitions})[group]
+        ends = self._ends(topics)
+        try:
+            committed = self._client.list_group_offsets({group: list(ends)})[group]
+        except CoordinatorNotAvailableError:
+            committed = {}  # a new cluster: nobody has committed anything yet
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not tell where {group} stands", detail=repr(error)) from error
         found: dict[str, Position] = {topic: Position(0, 0) for topic in topics}
-        for tp in partitions:
+        for tp, end in ends.items():
             at = committed.get(tp)
             before = found[tp.topic]
             found[tp.topic] = Position(
-                before.committed + (max(0, at.offset) if at is not None else 0), before.end + ends[tp].offset
+                before.committed + (max(0, at.offset) if at is not None else 0), before.end + end
             )
         return found
 
     def size(self, topic: str) -> int:
         """Records ever appended to a topic, markers of transactions included."""
-        return self.positions("crossdock-nobody", [topic])[topic].end
+        return sum(self._ends([topic]).values())
+
+    def _ends(self, topics: Sequence[str]) -> dict[TopicPartition, int]:
+        partitions = [
+            TopicPartition(found["name"], each["partition_index"])
+            for found in self._describe(list(topics))
+            for each in found["partitions"]
+        ]
+        if not partitions:
+            return {}
+        found = self._client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        return {tp: found[tp].offset for tp in partitions}
 
     def read(self, topic: str) -> Iterator[Any]:
         """All committed records of a topic, up to its end at the time of the call; each has key, value, headers,

@@ -16,7 +16,7 @@ from schemas.change import Batch, Change, Op, content_digest, event_id, key_text
 from schemas.values import Key, Offset, Record, rfc3339
 from schemas.version import Version
 
-DOMAIN = 1
+DOMAIN = 2
 """Of every version that is a sequence number: above that of a cursor, so that a change to this mode is not stale."""
 
 _RECORDS_AT_MOST: Final = 500_000

@@ -27,7 +27,7 @@ from schemas.change import Batch, Change, Op, content_digest, event_id, key_text
 from schemas.values import Offset
 from schemas.version import Version
 
-DOMAIN = 0
+DOMAIN = 1
 """Of every version that a cursor orders."""
 
 _RESTARTS_AT_MOST = 3

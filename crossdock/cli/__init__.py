@@ -71,6 +71,36 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
     _show(found, "\n".join(lines), as_json=as_json)
 
 
+@app.command()
+def demo(  # noqa: PLR0917 - typer's options
+    as_json: AsJson = False,
+    full: Annotated[bool, typer.Option("--full", help="the whole year instead of January")] = False,
+    kill: Annotated[int, typer.Option(min=0, help="kill a worker with SIGKILL so many times on the way")] = 0,
+    workers: Annotated[int, typer.Option(min=1, max=16)] = 1,
+    broker_down: Annotated[float, typer.Option(min=0, help="stop the broker for so many seconds on the way")] = 0.0,
+    keep: Annotated[bool, typer.Option("--keep", help="leave all running at the end")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="end what --keep left")] = False,
+    folder: Annotated[Path, typer.Option(help="everything lies under it")] = Path(".crossdock/demo"),
+    seconds: Annotated[float, typer.Option(min=1, help="how long the month plays")] = 45.0,
+) -> None:
+    """Plays a month of real data through a real broker and two legacy systems, and accounts for every change."""
+    from crossdock.demo.main import Options
+    from crossdock.demo.main import run as play
+
+    chosen = Options(
+        as_json=as_json,
+        full=full,
+        kill=kill,
+        workers=workers,
+        broker_down=broker_down,
+        keep=keep,
+        stop=stop,
+        folder=folder,
+        seconds=seconds,
+    )
+    raise typer.Exit(play(chosen))
+
+
 @dead.command("list")
 def dead_list(
     folder: Folder = DEFAULT,

@@ -197,7 +197,7 @@ def _names(kind: type[BaseModel], loc: Where) -> list[str]:
     """The keys that are allowed at a place, as far as its block can be told."""
     here: Any = kind
     for part in loc:
-        found = here.model_fields.get(part) if isinstance(here, type) and issubclass(here, BaseModel) else None
+        found = here.model_fields.get(str(part)) if isinstance(here, type) and issubclass(here, BaseModel) else None
         here = None if found is None else found.annotation
     return sorted(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
 

@@ -18,7 +18,7 @@ class PipelineConfig(Block):
     freshness: Duration = Field(default=timedelta(minutes=5), description="source commit -> receipt")
     source: SourceConfig
     only: str | None = Field(default=None, description="JMESPath; the rest ends as filtered(only)")
-    derive: dict[str, DeriveConfig] = {}
-    lookups: dict[str, LookupConfig] = {}
+    derive: dict[str, DeriveConfig] = Field(default={})
+    lookups: dict[str, LookupConfig] = Field(default={})
     model: ModelConfig | None = None
     writeback: tuple[WritebackConfig, ...] = ()

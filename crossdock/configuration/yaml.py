@@ -1,7 +1,7 @@
 """YAML with places: plain data, and the line and column of every key and value.
 
-Safe by construction: nodes are composed and never constructed, so no tag can make an object. Aliases, tags and duplicate
-keys are errors; booleans are `true` and `false` alone, as in YAML 1.2; a file has at most 1 MB.
+Safe by construction: nodes are composed and never constructed, so no tag can make an object. Aliases, tags and
+duplicate keys are errors; booleans are `true` and `false` alone, as in YAML 1.2; a file has at most 1 MB.
 """
 
 import re

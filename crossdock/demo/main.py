@@ -1,4 +1,4 @@
-"""`crossdock demo`: a real broker, three legacy systems, real data, and an account at the end."""
+"""`crossdock demo`: a real broker, two legacy systems, real data, and an account at the end."""
 
 import itertools
 import json
@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from connectors.clock import Clock, SystemClock
-from connectors.errors import Fatal
+from connectors.errors import Fatal, Retriable
 from crossdock.demo import dataset
 from crossdock.demo.account import Account, total
-from crossdock.demo.naive import NaivePoller
 from crossdock.demo.play import Play
 from crossdock.demo.screen import Flow, Screen, print_json
 from crossdock.demo.stage import Stage, configuration_folder, stop_kept
@@ -40,7 +39,6 @@ class Options:
     stop: bool = False
     folder: Path = DEFAULT_FOLDER
     seconds: float = SECONDS
-    days: int | None = None
 
 
 def run(options: Options) -> int:
@@ -75,8 +73,6 @@ class Demo:
         self.stage = Stage(options.folder, clock)
         self.workers: list[Supervised] = []
         self._usage = Usage()
-        self._naive: NaivePoller | None = None
-        self._naive_lost = 0
         self._events = 0
 
     def play(self) -> dict[str, Account]:
@@ -86,8 +82,7 @@ class Demo:
             self.stage,
             self._clock,
             full=self._options.full,
-            seconds=None if self._options.full else self._options.seconds,
-            days=self._options.days,
+            seconds=self._options.seconds,
         )
         began = self._clock.monotonic()
         play.start()
@@ -97,8 +92,6 @@ class Demo:
             play.stop()
             self._screen.end_flow()
         self._played = self._clock.monotonic() - began
-        if self._naive is not None:
-            self._naive_lost = self._naive.lost()
         self._screen.done("settled", "reading the logs of the systems")
         found = self._until_accounted()
         self._events = sum(each.figures["changes"] for each in found.values())
@@ -118,8 +111,6 @@ class Demo:
         """The account, and what comes next, for people."""
         say = self._screen.say
         self._screen.account(found)
-        if self._naive is not None:
-            say(f"  a naive poller beside it lost the last version of {self._naive_lost:,} flights")
         seconds = max(self._played, 0.001)
         say(
             f"  {self._events:,} events in {seconds:.0f} s: {self._events / seconds:,.0f} events/s, "
@@ -132,7 +123,7 @@ class Demo:
             say(f"left running: kafka {addresses.kafka}, registry {addresses.registry}/registry?wsdl,")
             say(f"              stations {addresses.stations}/api; end it with: crossdock demo --stop")
         say(f"everything lies under {self.stage.folder}; remove it with: rm -r {self.stage.folder}")
-        say("next: crossdock init my-hub    crossdock lint config    make test")
+        say("next: crossdock lint config    crossdock --help    make test")
 
     def summary(self, found: dict[str, Account], good: bool) -> dict[str, Any]:
         """The JSON object of `--json`."""
@@ -142,7 +133,6 @@ class Demo:
             "seconds": round(self._clock.monotonic() - self._began, 1),
             "pipelines": total(found),
             "systems": {
-                "flightops": {"url": addresses.flightops},
                 "registry": {"wsdl": f"{addresses.registry}/registry?wsdl"},
                 "stations": {"url": f"{addresses.stations}/api"},
             },
@@ -152,7 +142,6 @@ class Demo:
             "cpu_seconds_per_million": round(self._cpu_per_million(), 1),
             "worker_peak_mb": round(self._usage.peak_mb, 1),
             "worker_starts": sum(worker.starts for worker in self.workers),
-            "naive_poller_lost": self._naive_lost,
         }
 
     # On the way
@@ -160,14 +149,11 @@ class Demo:
     def _prepare(self) -> None:
         screen, options = self._screen, self._options
         what = "a year" if options.full else "January 2013"
-        screen.say("[bold]crossdock demo[/bold]: flights out of New York, " + what + ", as live days at speed")
-        screen.say(f"  starts Apache Kafka, PostgreSQL, a SOAP and a REST service under {self.stage.folder}")
+        screen.say("[bold]crossdock demo[/bold]: New York's weather and aircraft, " + what + ", as live days at speed")
+        screen.say(f"  starts Apache Kafka, a SOAP and a REST service under {self.stage.folder}")
         if options.full:
             screen.done("data", str(dataset.full_folder(dataset.default_cache())))
         self.stage.start(screen.done)
-        if not options.full:
-            self._naive = NaivePoller(self.stage.flightops_url, self._clock)
-            self._naive.start()
         self.workers = [self.worker(number) for number in range(options.workers)]
         for number, worker in enumerate(self.workers):
             worker.start()
@@ -202,8 +188,11 @@ class Demo:
                 admin = None
                 quiet_since = moved_at = self._clock.monotonic()
                 continue
-            admin = admin or Admin(self.stage.broker.bootstrap)
-            flows = self._flows(admin)
+            try:
+                admin = admin or Admin(self.stage.broker.bootstrap)
+                flows = self._flows(admin)
+            except Retriable:
+                continue  # the broker is just starting, or moving its coordinators
             settled = sum(flow.settled + flow.scored for flow in flows.values())
             now = self._clock.monotonic()
             if settled != before or not play.done:
@@ -217,7 +206,8 @@ class Demo:
                 break
             if now - moved_at > PATIENCE:
                 break
-        admin.close()
+        if admin is not None:
+            admin.close()
 
     def _flows(self, admin: Admin) -> dict[str, Flow]:
         flows = {}
@@ -264,7 +254,7 @@ class _Faults:
             demo._screen.done("killed", f"a worker, with SIGKILL; {len(self._kills)} to come")  # noqa: SLF001
         if self._outage and progress >= 0.5:
             seconds, self._outage = self._outage, 0.0
-            demo._screen.done("broker stopped", f"for {seconds:.0f} s; the flights go on")  # noqa: SLF001
+            demo._screen.done("broker stopped", f"for {seconds:.0f} s; the days go on")  # noqa: SLF001
             demo.stage.broker.stop()
             demo._clock.sleep(seconds)  # noqa: SLF001
             demo.stage.broker.start()

@@ -1,4 +1,4 @@
-"""The stage: a real broker and the three legacy systems, started under one folder."""
+"""The stage: a real broker and the legacy systems, started under one folder."""
 
 import json
 import os
@@ -17,9 +17,7 @@ from pathlib import Path
 from connectors.clock import Clock
 from connectors.errors import CrossdockError, Fatal
 from crossdock.broker import Broker
-from crossdock.demo import flightops
 from crossdock.ports import free_port
-from crossdock.postgres import PostgresServer
 
 Tell = Callable[[str, str], None]
 """What was begun or done, and where."""
@@ -38,7 +36,6 @@ class Addresses:
     """Where everything listens."""
 
     kafka: str
-    flightops: str
     registry: str
     stations: str
 
@@ -46,7 +43,6 @@ class Addresses:
         """The environment variables that point the shipped configuration at this stage."""
         return {
             "CROSSDOCK_KAFKA__BOOTSTRAP": self.kafka,
-            "CROSSDOCK_SYSTEMS__FLIGHTOPS__URL": self.flightops,
             "CROSSDOCK_SYSTEMS__REGISTRY__ADDRESS": f"{self.registry}/registry",
             "CROSSDOCK_SYSTEMS__STATIONS__BASE_URL": f"{self.stations}/api",
         }
@@ -58,14 +54,10 @@ class Stage:
     def __init__(self, folder: Path, clock: Clock) -> None:
         self.folder, self._clock = folder.absolute(), clock
         self.passwords = {
-            "FLIGHTOPS_PASSWORD": secrets.token_urlsafe(12),
             "REGISTRY_PASSWORD": secrets.token_urlsafe(12),
             "STATIONS_TOKEN": secrets.token_urlsafe(12),
         }
         self.broker = Broker(self.folder / "kafka", port=free_port())
-        self.postgres = PostgresServer(
-            self.folder / "postgres", port=free_port(), password=self.passwords["FLIGHTOPS_PASSWORD"]
-        )
         self._ports = {"registry": free_port(), "stations": free_port()}
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -73,7 +65,6 @@ class Stage:
     def addresses(self) -> Addresses:
         return Addresses(
             kafka=self.broker.bootstrap,
-            flightops=f"postgresql://crossdock@127.0.0.1:{self.postgres.port}/flightops",
             registry=f"http://127.0.0.1:{self._ports['registry']}",
             stations=f"http://127.0.0.1:{self._ports['stations']}",
         )
@@ -83,20 +74,13 @@ class Stage:
         """What a worker of this stage needs."""
         return {**os.environ, **self.addresses.overrides(), **self.passwords}
 
-    @property
-    def flightops_url(self) -> str:
-        """With the password: for the demo's own use, never shown."""
-        password = self.passwords["FLIGHTOPS_PASSWORD"]
-        return self.addresses.flightops.replace("crossdock@", f"crossdock:{password}@")
-
     def start(self, tell: Tell) -> None:
-        """Starts all four side by side; `tell` hears of each when it is ready."""
+        """Starts all of them side by side; `tell` hears of each when it is ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for old in ("kafka", "postgres", "registry", "stations"):
+        for old in ("kafka", "registry", "stations"):
             shutil.rmtree(self.folder / old, ignore_errors=True)
         begin = {
             "kafka": self.broker.start,
-            "flightops": self._start_flightops,
             "registry": lambda: self._serve("registry", "?wsdl", ["--wsdl", str(_wsdl())]),
             "stations": lambda: self._serve("stations", "", []),
         }
@@ -116,7 +100,6 @@ class Stage:
                 server.wait(10)
             except subprocess.TimeoutExpired:
                 server.kill()
-        self.postgres.stop()
         self.broker.stop()
         (self.folder / STATE).unlink(missing_ok=True)
 
@@ -129,13 +112,6 @@ class Stage:
                 return
         except urllib.error.HTTPError as error:
             raise Fatal(f"{system} refused to load: HTTP {error.code} {error.read()[:200]!r}") from error
-
-    def _start_flightops(self) -> None:
-        self.postgres.start()
-        self.postgres.create_database("flightops")
-        engine = flightops.connect(self.flightops_url)
-        flightops.create(engine)
-        engine.dispose()
 
     def _serve(self, name: str, probe: str, arguments: list[str]) -> None:
         folder = self.folder / name
@@ -169,7 +145,7 @@ class Stage:
     def _remember(self) -> None:
         """What `--stop` needs to end a stage that `--keep` left."""
         pids = {name: server.pid for name, server in self._servers.items()}
-        state = {"pids": pids, "postgres": self.postgres.port, "kafka": self.broker.port}
+        state = {"pids": pids, "kafka": self.broker.port}
         (self.folder / STATE).write_text(json.dumps(state))
 
 
@@ -186,7 +162,6 @@ def stop_kept(folder: Path, also: str = "workers.json") -> bool:
         if _is_ours(pid):
             os.kill(pid, signal.SIGTERM)
     try:
-        PostgresServer(folder / "postgres", port=state["postgres"], password="").stop()
         Broker(folder / "kafka", port=state["kafka"]).stop()
     except CrossdockError as error:
         raise Fatal(f"the stage under {folder} could not be ended: {error}") from error
