@@ -67,7 +67,7 @@ def test_reading_the_configuration_loads_no_http_library() -> None:
     ],
 )
 def test_a_system_that_does_not_fit_is_told_why(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=".*") as refused:
+    with pytest.raises(ValidationError, match=r".") as refused:
         RestSystemConfig.model_validate({**SYSTEM, **changed})
     assert said in str(refused.value)
 
@@ -87,7 +87,7 @@ def test_a_system_that_does_not_fit_is_told_why(changed: dict[str, Any], said: s
     ],
 )
 def test_a_source_that_does_not_fit_is_told_why(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=".*") as refused:
+    with pytest.raises(ValidationError, match=r".") as refused:
         RestSourceConfig.model_validate({**SOURCE, **changed})
     assert said in str(refused.value)
 
@@ -105,6 +105,6 @@ def test_a_source_that_does_not_fit_is_told_why(changed: dict[str, Any], said: s
     ],
 )
 def test_a_write_back_that_does_not_fit_is_told_why(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=".*") as refused:
+    with pytest.raises(ValidationError, match=r".") as refused:
         RestWritebackConfig.model_validate({**WRITEBACK, **changed})
     assert said in str(refused.value)
