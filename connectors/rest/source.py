@@ -65,6 +65,9 @@ class RestSourceTask:
         self._walk: Walk | None = None
         self._newest: Mark | None = None
         self._fresh = 0
+        """Changes that this walk has found so far."""
+        self._again = False
+        """The walk found something on counted pages: only another one can tell that nothing slipped through."""
         self._begin_at(None)
 
     def open(self, offset: Offset | None) -> None:
@@ -76,7 +79,8 @@ class RestSourceTask:
         while not self._has_something():
             walk = self._walk = self._walk or self._new_walk(limit)
             self._read_page(walk, deadline)
-            if not self._has_something() and (walk.step is None or self._clock.monotonic() >= deadline):
+            at_the_end = walk.step is None and not self._again
+            if not self._has_something() and (at_the_end or self._clock.monotonic() >= deadline):
                 return None
         return self._take(limit)
 
@@ -92,7 +96,7 @@ class RestSourceTask:
         self._safe: Offset | None = offset
         """After what waits, too."""
         self._waiting: deque[Change] = deque()
-        self._walk = None
+        self._walk, self._again = None, False
         self._records.forget(0 if offset is None else int(offset.get("seq", 0)))
 
     def _has_something(self) -> bool:
@@ -131,8 +135,8 @@ class RestSourceTask:
         complete = walk.step is None
         if complete:
             self._walk = None
-            if walk.counted and walk.pages > 1 and 0 < self._fresh < REMEMBERED:
-                return
+            self._again = walk.counted and walk.pages > 1 and 0 < self._fresh < REMEMBERED
+            complete = not self._again
         if (complete or (self._config.sorted and not walk.counted)) and self._is_newer(self._newest):
             assert self._newest is not None
             self._safe = {"v": 1, "cursor": self._newest.text}
