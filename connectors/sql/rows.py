@@ -1,0 +1,135 @@
+"""Rows of one table: the statement of a page, and a row as a change."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+
+from connectors.errors import ConfigError, SystemFault
+from connectors.sql.config import SqlSourceConfig
+from connectors.sql.database import Database
+from connectors.sql.position import CursorColumn
+from connectors.sql.tables import column, names_of, qualified, quoted, unknown
+from connectors.sql.types import Reader, reader_of, sqlite_reader_of
+from schemas.change import Change, Op, content_digest, event_id
+from schemas.values import Record, UnknownType, rfc3339
+from schemas.version import Version, position_of
+
+Row: TypeAlias = Sequence[Any]
+_DOMAIN = 1
+
+
+class Rows:
+    """How the rows of a table are read, and what they become."""
+
+    def __init__(self, config: SqlSourceConfig, table: sa.Table, database: Database, written: frozenset[str]) -> None:
+        """Raises ConfigError for the first column that is not there, or whose type cannot be read."""
+        needed = (config.read.timestamp, *config.order, *config.key)
+        columns = [
+            _column(table, name) for name in dict.fromkeys((*(config.columns or names_of(table.columns)), *needed))
+        ]
+        self._names = tuple(names_of(columns))
+        self._dialect = database.engine.dialect
+        self.cursor = CursorColumn(_column(table, config.read.timestamp), database.zone, database.dialect)
+        self._cursor_at = self._names.index(config.read.timestamp)
+        self._order = config.order
+        self._order_at = [self._names.index(name) for name in config.order]
+        self._key = config.key
+        self._origin = f"{config.system}/{config.object}"
+        self._ignored = written | {config.read.timestamp}
+        self._readers = [
+            (i, reader) for i, each in enumerate(columns) if (reader := _reader(each, database)) is not None
+        ]
+        shown = ", ".join(quoted(name, self._dialect) for name in self._names)
+        self._from = f"SELECT {shown} FROM {qualified(table, self._dialect)}"
+        self._time = quoted(config.read.timestamp, self._dialect)
+
+    def page(
+        self, connection: sa.Connection, after: tuple[Any, ...] | None, bound: datetime | None, limit: int
+    ) -> Sequence[Row]:
+        """At most `limit` rows in order.
+
+        Args:
+            connection: in autocommit.
+            after: (cursor, order values..) of the last row that was read, or (cursor,) to begin with; None = all.
+            bound: rows before this time alone; None = all.
+        """
+        where, parameters = self._after(after)
+        if bound is not None:
+            where.append(f"{self._time} < :bound")
+            parameters["bound"] = self.cursor.parameter(bound)
+        order = ", ".join([self._time, *(quoted(name, self._dialect) for name in self._order)])
+        condition = f" WHERE {' AND '.join(where)}" if where else ""
+        statement = sa.text(f"{self._from}{condition} ORDER BY {order} LIMIT :limit")
+        return connection.execute(statement, parameters | {"limit": limit}).fetchall()
+
+    def _after(self, after: tuple[Any, ...] | None) -> tuple[list[str], dict[str, Any]]:
+        """`a >= :a AND (a > :a OR b > :b)`: the form that every database answers from an index."""
+        if after is None:
+            return [], {}
+        parameters = {f"after_{i}": value for i, value in enumerate(after)}
+        where = [f"{self._time} >= :after_0"]
+        if len(after) > 1:
+            beyond, equal = f"{self._time} > :after_0", ""
+            for i, name in enumerate(self._order, 1):
+                beyond += f" OR ({equal}{quoted(name, self._dialect)} > :after_{i})"
+                equal += f"{quoted(name, self._dialect)} = :after_{i} AND "
+            where.append(f"({beyond})")
+        return where, parameters
+
+    def moment(self, row: Row) -> datetime:
+        """When the row changed, in UTC."""
+        return self.cursor.moment(row[self._cursor_at])
+
+    def place(self, row: Row) -> tuple[Any, ...]:
+        """Where the row stands in the order of reading."""
+        cursor = row[self._cursor_at]
+        stands = cursor if isinstance(cursor, str) else self.cursor.parameter(self.cursor.moment(cursor))
+        return (stands, *(row[i] for i in self._order_at))
+
+    def change(self, row: Row, moment: datetime) -> Change:
+        """The row as a change. Raises SystemFault for a value that has no plain form, or a key that is null."""
+        after = self.record(row)
+        key = {name: after[name] for name in self._key}
+        if None in key.values():
+            raise SystemFault(f"a row of {self._origin} has a null in its key: {key!r}", code="key")
+        version = str(Version(_DOMAIN, position_of(moment)))
+        digest = content_digest(after, self._ignored)
+        return Change(
+            op=Op.UPSERT,
+            key=key,
+            before=None,
+            after=after,
+            version=version,
+            origin=self._origin,
+            event_id=event_id(self._origin, key, version, digest),
+            time=rfc3339(moment),
+        )
+
+    def record(self, row: Row) -> Record:
+        """The row's plain values, by name."""
+        values = list(row)
+        for i, reader in self._readers:
+            value = values[i]
+            if value is not None:
+                try:
+                    values[i] = reader(value)
+                except (UnknownType, ValueError, TypeError, AttributeError) as error:
+                    where = f"{self._origin}, column {self._names[i]!r}"
+                    raise SystemFault(f"a value of {where} cannot be read: {error}", code="type") from error
+        return dict(zip(self._names, values, strict=True))
+
+
+def _column(table: sa.Table, name: str) -> sa.Column[Any]:
+    found = column(table, name)
+    if found is None:
+        raise ConfigError(unknown("column", name, names_of(table.columns)))
+    return found
+
+
+def _reader(each: sa.Column[Any], database: Database) -> Reader | None:
+    try:
+        return (sqlite_reader_of if database.dialect == "sqlite" else reader_of)(each.type, database.zone)
+    except UnknownType as error:
+        raise ConfigError(f"column {each.name!r}: {error}") from error

@@ -1,0 +1,141 @@
+"""Writing rows: one transaction for a batch, the outcome of each row out of the database's own answer.
+
+| what happened                                      | outcome                                               |
+|----------------------------------------------------|-------------------------------------------------------|
+| the row was changed or added                       | applied                                               |
+| the write's id stood in the ledger                 | applied: an earlier attempt did it, nothing is done   |
+| the row holds the values already                   | unchanged                                             |
+| rule `newer`, the row's version is not older       | stale                                                 |
+| rule `equals`, the row's version is another        | conflict                                              |
+| no such row (update), data or a constraint refuses | rejected: found by halves, the rest of the batch goes |
+| deadlock, lock, shutdown, connection lost          | Retriable: nothing happened                           |
+| connection lost while committing                   | Unknown                                               |
+
+With `idempotency: ledger` the write's id is put into `crossdock_applied` in the same transaction. Conflicts and
+refusals leave no row there: their writes may be tried again.
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from connectors.contract import Capabilities, Idempotency, Report
+from connectors.errors import CrossdockError, Rejected, Unknown
+from connectors.failpoints import failpoint
+from connectors.sql.config import SqlWritebackConfig
+from connectors.sql.database import Database
+from connectors.sql.errors import code_of, failure_of, message_of
+from connectors.sql.postgresql import PostgresTarget
+from connectors.sql.sqlite import SqliteTarget
+from connectors.sql.tables import reflected
+from connectors.sql.target import LEDGER, Columns, Target, create_ledger
+from schemas.outcome import Outcome
+from schemas.receipt import Receipt
+from schemas.values import Key, Record
+from schemas.write import Write
+
+_DECIDED = frozenset({Outcome.APPLIED, Outcome.UNCHANGED})
+_BY_ANOTHER_ATTEMPT = "the ledger holds this write: an earlier attempt applied it"
+
+
+class SqlSink:
+    """Writes into one table. Life cycle: see `connectors/contract.py`."""
+
+    _target: Target
+
+    def __init__(self, config: SqlWritebackConfig, database: Database) -> None:
+        self.capabilities = Capabilities(config.idempotency, transactional=False, readable=True)
+        self._config, self._database = config, database
+        verb = "update" if config.update else "upsert" if config.upsert else "insert"
+        self._place = f"{verb} {config.table}"
+
+    def open(self) -> None:
+        """Looks the table up, and makes the ledger where there is none.
+
+        Raises:
+            ConfigError: the table or a column is not there.
+            Retriable, SystemFault: see `connectors.sql.errors`.
+        """
+        database, deadline = self._database, self._database.clock.monotonic() + self._database.total
+        with database.reading(deadline, self._place) as connection:
+            self._target = target_of(
+                self._config, Columns.of(self._config, reflected(connection, self._config.table)), database
+            )
+            missing = not sa.inspect(connection).has_table(LEDGER)
+        if self._config.idempotency is Idempotency.LEDGER and missing:
+            create_ledger(database, deadline)
+
+    def close(self) -> None:
+        """The connections are the system's."""
+
+    def check(self) -> Report:
+        from connectors.sql.check import check_sink
+
+        return check_sink(self._config, self._database)
+
+    def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
+        try:
+            return self._transaction(writes, deadline, by_halves=False)
+        except Rejected:
+            return self._transaction(writes, deadline, by_halves=True)
+
+    def read(self, keys: Sequence[Key], deadline: float) -> list[Record | None]:
+        """See `connectors.contract.Readable`. Raises Retriable, SystemFault."""
+        with self._database.reading(deadline, self._place) as connection:
+            return self._target.read(connection, keys)
+
+    def _transaction(self, writes: Sequence[Write], deadline: float, *, by_halves: bool) -> list[Receipt]:
+        with self._database.writing(deadline, self._place) as connection:
+            receipts = self._by_halves(connection, writes) if by_halves else self._write(connection, writes)
+            failpoint("sql_before_commit")
+            try:
+                connection.commit()
+            except sa.exc.DBAPIError as error:
+                raise self._of_commit(error) from error
+        return receipts
+
+    def _of_commit(self, error: sa.exc.DBAPIError) -> CrossdockError:
+        """A connection that is lost while it commits leaves open whether it did."""
+        state = code_of(error)
+        lost = error.connection_invalidated or state is None or state.startswith(("08", "57P"))
+        if lost and self._database.dialect != "sqlite":
+            return Unknown(f"{self._place}: the connection was lost while committing ({message_of(error)})")
+        return failure_of(error, self._place)
+
+    def _by_halves(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Receipt]:
+        """Halves, each in a savepoint, until the refused records stand alone."""
+        try:
+            with connection.begin_nested():
+                receipts = self._write(connection, writes)
+                if self._database.dialect == "postgresql":
+                    connection.exec_driver_sql(
+                        "SET CONSTRAINTS ALL IMMEDIATE"
+                    )  # a deferred one would speak at the commit
+                return receipts
+        except sa.exc.DBAPIError as error:
+            refusal = failure_of(error, self._place)
+            if not isinstance(refusal, Rejected):
+                raise refusal from error
+        if len(writes) == 1:
+            return [Receipt(Outcome.REJECTED, code=refusal.code, reason=refusal.message)]
+        middle = len(writes) // 2
+        return [*self._by_halves(connection, writes[:middle]), *self._by_halves(connection, writes[middle:])]
+
+    def _write(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Receipt]:
+        if self._config.idempotency is not Idempotency.LEDGER:
+            return self._target.apply(connection, writes)
+        claimed = self._target.claim(connection, [write.write_id for write in writes])
+        todo = [write for write in writes if write.write_id in claimed]
+        receipts = self._target.apply(connection, todo) if todo else []
+        by_id = {write.write_id: receipt for write, receipt in zip(todo, receipts, strict=True)}
+        undecided = [name for name, receipt in by_id.items() if receipt.outcome not in _DECIDED]
+        if undecided:
+            self._target.release(connection, undecided)
+        done = Receipt(Outcome.APPLIED, reason=_BY_ANOTHER_ATTEMPT)
+        return [by_id.get(write.write_id, done) for write in writes]
+
+
+def target_of(config: SqlWritebackConfig, columns: Columns, database: Database) -> Target:
+    """The dialect's own way to write. Raises ConfigError if a column's type cannot be written."""
+    kind = PostgresTarget if database.dialect == "postgresql" else SqliteTarget
+    return kind(config, columns, database.engine.dialect, database.zone)

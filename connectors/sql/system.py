@@ -1,0 +1,28 @@
+"""One SQL installation: its database, and the sources and sinks that share it."""
+
+from connectors.clock import Clock
+from connectors.config import SourceConfig, WritebackConfig
+from connectors.contract import SinkTask, Source
+from connectors.sql.config import SqlSourceConfig, SqlSystemConfig, SqlWritebackConfig
+from connectors.sql.database import Database
+from connectors.sql.sink import SqlSink
+from connectors.sql.source import SqlSource
+
+
+class SqlSystem:
+    """See `connectors.contract.System`."""
+
+    def __init__(self, config: SqlSystemConfig, clock: Clock) -> None:
+        self.name = config.name
+        self.database = Database(config, clock)
+
+    def source(self, config: SourceConfig, *, written: frozenset[str]) -> Source:
+        assert isinstance(config, SqlSourceConfig)
+        return SqlSource(config, self.database, written=written)
+
+    def sink(self, config: WritebackConfig, *, prefix: str) -> SinkTask:  # noqa: ARG002 - a write's id begins with it
+        assert isinstance(config, SqlWritebackConfig)
+        return SqlSink(config, self.database)
+
+    def close(self) -> None:
+        self.database.close()
