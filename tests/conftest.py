@@ -70,7 +70,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 
 def _in_container() -> Iterator[Database]:
-    from testcontainers.postgres import PostgresContainer
+    from testcontainers.community.postgres import PostgresContainer
 
     settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
     container = PostgresContainer(IMAGE, username=USER, password="secret", dbname="postgres", driver="psycopg")

@@ -1,4 +1,4 @@
-"""`crossdock demo`: a real broker, two legacy systems, real data, and an account at the end."""
+"""`crossdock demo`: a real broker, three legacy systems, real data, and an account at the end."""
 
 import itertools
 import json
@@ -12,6 +12,7 @@ from connectors.clock import Clock, SystemClock
 from connectors.errors import Fatal, Retriable
 from crossdock.demo import dataset
 from crossdock.demo.account import Account, total
+from crossdock.demo.naive import NaivePoller
 from crossdock.demo.play import Play
 from crossdock.demo.screen import Flow, Screen, print_json
 from crossdock.demo.stage import Stage, configuration_folder, stop_kept
@@ -74,6 +75,7 @@ class Demo:
         self.workers: list[Supervised] = []
         self._usage = Usage()
         self._events = 0
+        self._naive_lost = 0
 
     def play(self) -> dict[str, Account]:
         """From empty systems to the account."""
@@ -82,14 +84,17 @@ class Demo:
             self.stage,
             self._clock,
             full=self._options.full,
-            seconds=self._options.seconds,
+            seconds=None if self._options.full else self._options.seconds,
         )
+        naive = NaivePoller(self.stage.flightops_url, self._clock)
         began = self._clock.monotonic()
         play.start()
+        naive.start()
         try:
             self._watch(play)
         finally:
             play.stop()
+            self._naive_lost = naive.lost()
             self._screen.end_flow()
         self._played = self._clock.monotonic() - began
         self._screen.done("settled", "reading the logs of the systems")
@@ -117,11 +122,13 @@ class Demo:
             f"{self._cpu_per_million():.0f} CPU seconds per million events, "
             f"largest worker {self._usage.peak_mb:.0f} MB; worker starts {sum(w.starts for w in self.workers)}"
         )
+        say(f"  a naive poller beside the hub never saw the last version of {self._naive_lost:,} flights")
         say("")
         if self._options.keep:
             addresses = self.stage.addresses
-            say(f"left running: kafka {addresses.kafka}, registry {addresses.registry}/registry?wsdl,")
-            say(f"              stations {addresses.stations}/api; end it with: crossdock demo --stop")
+            say(f"left running: kafka {addresses.kafka}, flightops {addresses.flightops},")
+            say(f"              registry {addresses.registry}/registry?wsdl, stations {addresses.stations}/api;")
+            say("              end it with: crossdock demo --stop")
         say(f"everything lies under {self.stage.folder}; remove it with: rm -r {self.stage.folder}")
         say("next: crossdock lint config    crossdock --help    make test")
 
@@ -133,6 +140,7 @@ class Demo:
             "seconds": round(self._clock.monotonic() - self._began, 1),
             "pipelines": total(found),
             "systems": {
+                "flightops": {"url": addresses.flightops},
                 "registry": {"wsdl": f"{addresses.registry}/registry?wsdl"},
                 "stations": {"url": f"{addresses.stations}/api"},
             },
@@ -141,6 +149,7 @@ class Demo:
             "events_per_second": round(self._events / max(self._played, 0.001), 1),
             "cpu_seconds_per_million": round(self._cpu_per_million(), 1),
             "worker_peak_mb": round(self._usage.peak_mb, 1),
+            "naive_poller_lost": self._naive_lost,
             "worker_starts": sum(worker.starts for worker in self.workers),
         }
 
@@ -149,8 +158,10 @@ class Demo:
     def _prepare(self) -> None:
         screen, options = self._screen, self._options
         what = "a year" if options.full else "January 2013"
-        screen.say("[bold]crossdock demo[/bold]: New York's weather and aircraft, " + what + ", as live days at speed")
-        screen.say(f"  starts Apache Kafka, a SOAP and a REST service under {self.stage.folder}")
+        screen.say(
+            "[bold]crossdock demo[/bold]: New York's flights, aircraft and weather, " + what + ", as live days at speed"
+        )
+        screen.say(f"  starts Apache Kafka, PostgreSQL, a SOAP and a REST service under {self.stage.folder}")
         if options.full:
             screen.done("data", str(dataset.full_folder(dataset.default_cache())))
         self.stage.start(screen.done)

@@ -1,4 +1,4 @@
-"""The stage: a real broker and the legacy systems, started under one folder."""
+"""The stage: a real broker and the three legacy systems, started under one folder."""
 
 import json
 import os
@@ -17,7 +17,9 @@ from pathlib import Path
 from connectors.clock import Clock
 from connectors.errors import CrossdockError, Fatal
 from crossdock.broker import Broker
+from crossdock.demo import flightops
 from crossdock.ports import free_port
+from crossdock.postgres import PostgresServer
 
 Tell = Callable[[str, str], None]
 """What was begun or done, and where."""
@@ -36,6 +38,7 @@ class Addresses:
     """Where everything listens."""
 
     kafka: str
+    flightops: str
     registry: str
     stations: str
 
@@ -43,6 +46,7 @@ class Addresses:
         """The environment variables that point the shipped configuration at this stage."""
         return {
             "CROSSDOCK_KAFKA__BOOTSTRAP": self.kafka,
+            "CROSSDOCK_SYSTEMS__FLIGHTOPS__URL": self.flightops,
             "CROSSDOCK_SYSTEMS__REGISTRY__ADDRESS": f"{self.registry}/registry",
             "CROSSDOCK_SYSTEMS__STATIONS__BASE_URL": f"{self.stations}/api",
         }
@@ -54,10 +58,14 @@ class Stage:
     def __init__(self, folder: Path, clock: Clock) -> None:
         self.folder, self._clock = folder.absolute(), clock
         self.passwords = {
+            "FLIGHTOPS_PASSWORD": secrets.token_urlsafe(12),
             "REGISTRY_PASSWORD": secrets.token_urlsafe(12),
             "STATIONS_TOKEN": secrets.token_urlsafe(12),
         }
         self.broker = Broker(self.folder / "kafka", port=free_port())
+        self.postgres = PostgresServer(
+            self.folder / "postgres", port=free_port(), password=self.passwords["FLIGHTOPS_PASSWORD"]
+        )
         self._ports = {"registry": free_port(), "stations": free_port()}
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -65,6 +73,7 @@ class Stage:
     def addresses(self) -> Addresses:
         return Addresses(
             kafka=self.broker.bootstrap,
+            flightops=f"postgresql://crossdock@127.0.0.1:{self.postgres.port}/flightops",
             registry=f"http://127.0.0.1:{self._ports['registry']}",
             stations=f"http://127.0.0.1:{self._ports['stations']}",
         )
@@ -74,13 +83,21 @@ class Stage:
         """What a worker of this stage needs."""
         return {**os.environ, **self.addresses.overrides(), **self.passwords}
 
+    @property
+    def flightops_url(self) -> str:
+        """With the password: for the demo's own use, never shown."""
+        password = self.passwords["FLIGHTOPS_PASSWORD"]
+        return self.addresses.flightops.replace("crossdock@", f"crossdock:{password}@")
+
     def start(self, tell: Tell) -> None:
-        """Starts all of them side by side; `tell` hears of each when it is ready."""
+        """Starts all four side by side; `tell` hears of each when it is ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in ("kafka", "registry", "stations"):
             shutil.rmtree(self.folder / old, ignore_errors=True)
+        self.postgres.remove()
         begin = {
             "kafka": self.broker.start,
+            "flightops": self._start_flightops,
             "registry": lambda: self._serve("registry", "?wsdl", ["--wsdl", str(_wsdl())]),
             "stations": lambda: self._serve("stations", "", []),
         }
@@ -100,6 +117,7 @@ class Stage:
                 server.wait(10)
             except subprocess.TimeoutExpired:
                 server.kill()
+        _end(self.postgres)
         self.broker.stop()
         (self.folder / STATE).unlink(missing_ok=True)
 
@@ -112,6 +130,13 @@ class Stage:
                 return
         except urllib.error.HTTPError as error:
             raise Fatal(f"{system} refused to load: HTTP {error.code} {error.read()[:200]!r}") from error
+
+    def _start_flightops(self) -> None:
+        self.postgres.start()
+        self.postgres.create_database("flightops")
+        engine = flightops.connect(self.flightops_url)
+        flightops.create(engine)
+        engine.dispose()
 
     def _serve(self, name: str, probe: str, arguments: list[str]) -> None:
         folder = self.folder / name
@@ -145,7 +170,7 @@ class Stage:
     def _remember(self) -> None:
         """What `--stop` needs to end a stage that `--keep` left."""
         pids = {name: server.pid for name, server in self._servers.items()}
-        state = {"pids": pids, "kafka": self.broker.port}
+        state = {"pids": pids, "postgres": self.postgres.port, "kafka": self.broker.port}
         (self.folder / STATE).write_text(json.dumps(state))
 
 
@@ -162,12 +187,21 @@ def stop_kept(folder: Path, also: str = "workers.json") -> bool:
         if _is_ours(pid):
             os.kill(pid, signal.SIGTERM)
     try:
+        _end(PostgresServer(folder / "postgres", port=state["postgres"], password=""))
         Broker(folder / "kafka", port=state["kafka"]).stop()
     except CrossdockError as error:
         raise Fatal(f"the stage under {folder} could not be ended: {error}") from error
     path.unlink()
     workers.unlink(missing_ok=True)
     return True
+
+
+def _end(postgres: PostgresServer) -> None:
+    """Ends it; nothing stays outside the demo's folder."""
+    if postgres.home == postgres.folder:
+        postgres.stop()
+    else:
+        postgres.remove()
 
 
 def _is_ours(pid: int) -> bool:

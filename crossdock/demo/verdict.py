@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+from crossdock.demo import flightops
 from crossdock.demo.account import Account, Effect, RowVersion, Told, account
 from crossdock.demo.stage import Stage
 from schemas.change import key_text
@@ -13,12 +14,12 @@ from schemas.dead_letter import DeadLetter
 from schemas.event import header
 from schemas.outcome import Fate
 from schemas.receipt import ReceiptRecord
-from schemas.version import Version, position_of_text
+from schemas.version import Version, position_of, position_of_text
 from streams.admin import Admin
 from streams.topics import PipelineTopics, enrich_group, write_group
 
 PREFIX, WORKER_GROUP = "hub", "main"
-TARGETS = {"inspection-priority": "registry", "station-weather": "stations"}
+TARGETS = {"delay-risk": "flightops", "inspection-priority": "registry", "station-weather": "stations"}
 """The demo's pipelines, and the system that each reads from and writes back to."""
 
 
@@ -68,12 +69,24 @@ def _of(event_id: str) -> RowVersion:
 
 
 def _versions(stage: Stage, system: str) -> Iterator[RowVersion]:
+    if system == "flightops":
+        engine = flightops.connect(stage.flightops_url)
+        for number, updated_at in flightops.versions(engine):
+            yield RowVersion(str(number), str(Version(1, position_of(updated_at))))
+        engine.dispose()
+        return
     key, moved = ("tailNumber", "lastModified") if system == "registry" else ("id", "modified")
     for line in _lines(stage.folder / system / "versions.jsonl"):
         yield RowVersion(key_text([line[key]]), str(Version(1, position_of_text(line[moved]))))
 
 
 def _effects(stage: Stage, system: str) -> Iterator[Effect]:
+    if system == "flightops":
+        engine = flightops.connect(stage.flightops_url)
+        for number, replaced, write in flightops.effects(engine):
+            yield Effect(str(number), str(Version(1, position_of(replaced))), write)
+        engine.dispose()
+        return
     for line in _lines(stage.folder / system / "effects.jsonl"):
         if system == "registry":
             yield Effect(key_text([line["tailNumber"]]), line["source_version"], line["write_id"])
