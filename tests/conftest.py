@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from crossdock.ports import free_port
 from crossdock.postgres import USER, PostgresServer
 
 IMAGE = "postgres:15"
+os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # each fixture ends its own container
 SETTINGS = {"wal_level": "logical", "max_prepared_transactions": "20", "max_connections": "100"}
 
 

@@ -2,7 +2,8 @@
 
 The oracle stands outside the hub. Each system logs every version that was committed in it, and every effect that a
 write had. A version with an effect is applied, whatever the hub says; a version with neither an effect nor a fate on
-the topics, and no newer version of its key that has one, is lost.
+the topics, and no later version of its key that has one, is lost. Later is what was committed later: where transactions
+stamp their start, a later version may carry an earlier time.
 """
 
 from collections import Counter
@@ -94,7 +95,7 @@ def account(versions: Iterable[RowVersion], effects: Iterable[Effect], told: Tol
     """Settles every version of one pipeline's source.
 
     Args:
-        versions: all that were ever committed at the source, each once.
+        versions: all that were ever committed at the source, those of one key in the order of their commits.
         effects: all that the target ever saw.
         told: what the pipeline's topics say.
     """
@@ -102,22 +103,22 @@ def account(versions: Iterable[RowVersion], effects: Iterable[Effect], told: Tol
     identities: Counter[str] = Counter()
     doubled: list[Effect] = []
     extra = 0
-    known = set(versions)
+    known = {of: number for number, of in enumerate(versions)}
     for effect in effects:
-        place = (effect.key, effect.version)
-        seen[place] += 1
+        at = (effect.key, effect.version)
+        seen[at] += 1
         if effect.write_id is not None:
             identities[effect.write_id] += 1
-        again = seen[place] > 1 or (effect.write_id is not None and identities[effect.write_id] > 1)
-        if again or RowVersion(*place) not in known:  # a second effect, or one that no source version asked for
+        again = seen[at] > 1 or (effect.write_id is not None and identities[effect.write_id] > 1)
+        if again or RowVersion(*at) not in known:  # a second effect, or one that no source version asked for
             extra += 1
             doubled.append(effect)
-    newest = _newest_settled(known, seen, told.fates)
+    latest = _latest_settled(known, seen, told.fates)
     figures = dict.fromkeys(COLUMNS, 0)
     lost: list[RowVersion] = []
-    for of in known:
+    for of, place in known.items():
         figures["changes"] += 1
-        end = _end(of, seen, told, newest)
+        end = _end(of, seen, told, overtaken=latest.get(of.key, -1) > place)
         figures[end] += 1
         if end == "lost":
             lost.append(of)
@@ -125,24 +126,24 @@ def account(versions: Iterable[RowVersion], effects: Iterable[Effect], told: Tol
     return Account(figures, sorted(lost)[:10], doubled[:10])
 
 
-def _newest_settled(
-    known: Iterable[RowVersion], seen: Mapping[tuple[str, str], int], fates: Mapping[RowVersion, Fate]
-) -> dict[str, str]:
-    """For each key the newest version that has an effect or a fate."""
-    newest: dict[str, str] = {}
-    for of in known:
-        if (of in seen or of in fates) and of.version > newest.get(of.key, ""):
-            newest[of.key] = of.version
-    return newest
+def _latest_settled(
+    known: Mapping[RowVersion, int], seen: Mapping[tuple[str, str], int], fates: Mapping[RowVersion, Fate]
+) -> dict[str, int]:
+    """For each key the place in the log of the latest version that has an effect or a fate."""
+    latest: dict[str, int] = {}
+    for of, place in known.items():
+        if (of in seen or of in fates) and place > latest.get(of.key, -1):
+            latest[of.key] = place
+    return latest
 
 
-def _end(of: RowVersion, seen: Mapping[tuple[str, str], int], told: Told, newest: Mapping[str, str]) -> str:
+def _end(of: RowVersion, seen: Mapping[tuple[str, str], int], told: Told, *, overtaken: bool) -> str:
     if of in seen:
         return Fate.APPLIED.value
     fate = told.fates.get(of)
     if fate is not None and fate is not Fate.APPLIED:
         return fate.value
-    if fate is None and of not in told.changes and newest.get(of.key, "") > of.version:
+    if fate is None and of not in told.changes and overtaken:
         return Fate.SUPERSEDED.value  # overtaken at the source before anyone could read it
     if fate is None and told.waiting:
         return "in_flight"

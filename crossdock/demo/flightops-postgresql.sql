@@ -7,7 +7,7 @@ CREATE TABLE flights (
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX flights_by_change ON flights (updated_at, id);
-CREATE TABLE flight_versions (id bigint NOT NULL, updated_at timestamptz NOT NULL);
+CREATE TABLE flight_versions (number bigserial PRIMARY KEY, id bigint NOT NULL, updated_at timestamptz NOT NULL);
 CREATE TABLE effects (id bigint NOT NULL, replaced timestamptz NOT NULL, write_id text,
                       delay_risk double precision, delay_band text, delay_model text);
 CREATE TABLE crossdock_applied (write_id text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP);
@@ -18,13 +18,13 @@ BEGIN NEW.updated_at := now(); RETURN NEW; END $$;
 CREATE TRIGGER touched BEFORE UPDATE ON flights FOR EACH ROW EXECUTE FUNCTION flights_touched();
 
 CREATE FUNCTION flights_logged() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN INSERT INTO flight_versions SELECT id, updated_at FROM new_rows; RETURN NULL; END $$;
+BEGIN INSERT INTO flight_versions (id, updated_at) SELECT id, updated_at FROM new_rows; RETURN NULL; END $$;
 CREATE TRIGGER logged_insert AFTER INSERT ON flights REFERENCING NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION flights_logged();
 
 CREATE FUNCTION flights_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO flight_versions SELECT id, updated_at FROM new_rows;
+    INSERT INTO flight_versions (id, updated_at) SELECT id, updated_at FROM new_rows;
     INSERT INTO effects
         SELECT o.id, o.updated_at, l.write_id, n.delay_risk, n.delay_band, n.delay_model
         FROM old_rows o JOIN new_rows n USING (id)

@@ -7,17 +7,17 @@ CREATE TABLE flights (
     updated_at timestamp NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now'))
 );
 CREATE INDEX flights_by_change ON flights (updated_at, id);
-CREATE TABLE flight_versions (id bigint NOT NULL, updated_at timestamp NOT NULL);
+CREATE TABLE flight_versions (number integer PRIMARY KEY, id bigint NOT NULL, updated_at timestamp NOT NULL);
 CREATE TABLE effects (id bigint NOT NULL, replaced timestamp NOT NULL, write_id text,
                       delay_risk double precision, delay_band text, delay_model text);
 CREATE TABLE crossdock_applied (write_id text PRIMARY KEY, applied_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP);
 
 CREATE TRIGGER logged_insert AFTER INSERT ON flights
-    BEGIN INSERT INTO flight_versions VALUES (NEW.id, NEW.updated_at); END;
+    BEGIN INSERT INTO flight_versions (id, updated_at) VALUES (NEW.id, NEW.updated_at); END;
 CREATE TRIGGER changed AFTER UPDATE ON flights WHEN NEW.updated_at = OLD.updated_at
 BEGIN
     UPDATE flights SET updated_at = strftime('%Y-%m-%d %H:%M:%f', 'now') WHERE id = NEW.id;
-    INSERT INTO flight_versions SELECT id, updated_at FROM flights WHERE id = NEW.id;
+    INSERT INTO flight_versions (id, updated_at) SELECT id, updated_at FROM flights WHERE id = NEW.id;
     INSERT INTO effects
         SELECT NEW.id, OLD.updated_at,
                (SELECT write_id FROM crossdock_applied WHERE write_id LIKE '%/flightops/flights/' || NEW.id || '@%'

@@ -75,8 +75,8 @@ def departed(connection: sa.Connection, rows: Sequence[Row]) -> None:
 
 
 def versions(engine: sa.Engine) -> Iterator[tuple[int, datetime]]:
-    """Every version of a flight that was ever committed: id and `updated_at`."""
-    yield from _moments(engine, "SELECT id, updated_at FROM flight_versions")
+    """Every version of a flight that was ever committed, in the order of the changes: id and `updated_at`."""
+    yield from _moments(engine, "SELECT id, updated_at FROM flight_versions ORDER BY number")
 
 
 def effects(engine: sa.Engine) -> Iterator[tuple[int, datetime, str | None]]:

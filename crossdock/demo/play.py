@@ -1,9 +1,9 @@
 """The play: a month of New York as live days at speed, written into the systems as their own people would.
 
 Flights are published three hours before they depart; a weather report comes when its hour begins, one in ten an hour
-late; what really happened to a flight is entered a day later; aircraft are entered in lots over the whole time. Several
-clerks write flights at once, and a few of their transactions take their time: those are the late commits that pollers
-lose.
+late; what really happened to a flight is entered four days later; aircraft are entered in lots over the whole time.
+Several clerks write flights at once, and a few of their transactions take their time: those are the late commits that
+pollers lose.
 """
 
 import base64
@@ -27,7 +27,7 @@ CLERKS = 4
 SLOW_SHARE = 0.03
 SLOW_SECONDS = (0.2, 0.8)
 PUBLISHED_AHEAD = timedelta(hours=3)
-ENTERED_AFTER = timedelta(hours=24)
+ENTERED_AFTER = timedelta(days=4)
 LATE_REPORT = 0.1
 LOT = 50
 WINDOW = 20_000

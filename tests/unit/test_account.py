@@ -53,6 +53,22 @@ def test_a_version_that_was_overtaken_at_the_source_before_it_was_read_is_supers
     assert found.good
 
 
+def test_a_version_that_was_overtaken_by_one_with_an_earlier_stamp_is_superseded() -> None:
+    """A transaction that began earlier and committed later stamps its start."""
+    versions = [RowVersion("17", "1"), RowVersion("17", "3"), RowVersion("17", "2")]
+    told = told_of(("17", "1", Fate.APPLIED), ("17", "2", Fate.FILTERED))
+    found = account(versions, EFFECTS[:1], told)
+    assert found.good
+    assert found.figures["superseded"] == 1
+
+
+def test_the_last_version_is_lost_if_it_was_never_read_whatever_its_stamp() -> None:
+    """I1."""
+    versions = [RowVersion("17", "1"), RowVersion("17", "3"), RowVersion("17", "2")]
+    told = told_of(("17", "1", Fate.APPLIED), ("17", "3", Fate.FILTERED))
+    assert account(versions, EFFECTS[:1], told).lost == [RowVersion("17", "2")]
+
+
 def test_a_receipt_that_claims_an_effect_which_the_target_never_saw_is_a_loss() -> None:
     found = account(VERSIONS, EFFECTS[:1], told_of(*RECEIPTS))
     assert found.lost == [RowVersion("18", "1")]
