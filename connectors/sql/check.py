@@ -9,7 +9,8 @@ from connectors.errors import ConfigError
 from connectors.sql.config import SqlSourceConfig, SqlWritebackConfig
 from connectors.sql.database import Database
 from connectors.sql.late_commits import guard_of, rights
-from connectors.sql.rows import Rows
+from connectors.sql.position import CursorColumn
+from connectors.sql.rows import columns_of, reader_for
 from connectors.sql.sink import target_of
 from connectors.sql.tables import NoTable, column, is_unique, names_of, qualified, quoted, reflected, unknown
 from connectors.sql.target import LEDGER, Columns
@@ -36,10 +37,7 @@ def _look_at_source(
     config: SqlSourceConfig, database: Database, connection: sa.Connection, table: sa.Table, report: Report
 ) -> None:
     problems, holds = report.problems, report.guarantees
-    try:
-        Rows(config, table, database, frozenset())
-    except ConfigError as error:
-        problems.append(Problem(("read", "timestamp"), error.message))
+    problems += _unreadable(config, table, database)
     if not is_unique(connection, table, config.key):
         problems.append(
             Problem(("key",), f"{', '.join(config.key)} is not unique in {config.table}: rows would be mixed up")
@@ -129,6 +127,23 @@ def _rights_to_write(
         may_create = connection.exec_driver_sql("SELECT has_schema_privilege(current_schema(), 'CREATE')").scalar()
         if not may_create:
             problems.append(Problem(("idempotency",), f"there is no table {LEDGER}, and no right to create it"))
+    return problems
+
+
+def _unreadable(config: SqlSourceConfig, table: sa.Table, database: Database) -> list[Problem]:
+    problems = []
+    for name in columns_of(config, table):
+        named = config.columns or ()
+        place: tuple[str | int, ...] = ("columns", named.index(name)) if name in named else ("table",)
+        if name == config.read.timestamp:
+            place = ("read", "timestamp")
+        try:
+            each = table.columns[name]
+            reader_for(each, database)
+            if name == config.read.timestamp:
+                CursorColumn(each, database.zone, database.dialect)
+        except ConfigError as error:
+            problems.append(Problem(place, error.message))
     return problems
 
 

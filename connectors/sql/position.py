@@ -107,7 +107,11 @@ def reached(offset: Offset | None, cursor: CursorColumn, width: int) -> Reached:
     if offset is None:
         return Reached(None, None)
     at, bound = offset.get("at"), offset.get("bound")
-    known = offset.get("v") == 1 and (at is None or (isinstance(at, list) and len(at) in {1, 1 + width}))
+    known = (
+        offset.get("v") == 1
+        and {"at", "bound"} <= offset.keys()
+        and (at is None or (isinstance(at, list) and len(at) in {1, 1 + width}))
+    )
     if not known:
         raise ConfigError(f"the stored offset is not one of a table's: {dict(offset)!r}")
     moment = None if bound is None else datetime.fromisoformat(bound).astimezone(UTC)

@@ -25,10 +25,7 @@ class Rows:
 
     def __init__(self, config: SqlSourceConfig, table: sa.Table, database: Database, written: frozenset[str]) -> None:
         """Raises ConfigError for the first column that is not there, or whose type cannot be read."""
-        needed = (config.read.timestamp, *config.order, *config.key)
-        columns = [
-            _column(table, name) for name in dict.fromkeys((*(config.columns or names_of(table.columns)), *needed))
-        ]
+        columns = [_column(table, name) for name in columns_of(config, table)]
         self._names = tuple(names_of(columns))
         self._dialect = database.engine.dialect
         self.cursor = CursorColumn(_column(table, config.read.timestamp), database.zone, database.dialect)
@@ -38,9 +35,8 @@ class Rows:
         self._key = config.key
         self._origin = f"{config.system}/{config.object}"
         self._ignored = written | {config.read.timestamp}
-        self._readers = [
-            (i, reader) for i, each in enumerate(columns) if (reader := _reader(each, database)) is not None
-        ]
+        readers = [(i, reader_for(each, database)) for i, each in enumerate(columns)]
+        self._readers = [(i, reader) for i, reader in readers if reader is not None]
         shown = ", ".join(quoted(name, self._dialect) for name in self._names)
         self._from = f"SELECT {shown} FROM {qualified(table, self._dialect)}"
         self._time = quoted(config.read.timestamp, self._dialect)
@@ -121,15 +117,22 @@ class Rows:
         return dict(zip(self._names, values, strict=True))
 
 
+def columns_of(config: SqlSourceConfig, table: sa.Table) -> list[str]:
+    """The names that are read: those of the file, and always the cursor, the order and the key."""
+    needed = (config.read.timestamp, *config.order, *config.key)
+    return list(dict.fromkeys((*(config.columns or names_of(table.columns)), *needed)))
+
+
+def reader_for(each: sa.Column[Any], database: Database) -> Reader | None:
+    """Makes the column's values plain. Raises ConfigError if nothing can."""
+    try:
+        return (sqlite_reader_of if database.dialect == "sqlite" else reader_of)(each.type, database.zone)
+    except UnknownType as error:
+        raise ConfigError(f"column {each.name!r}: {error}") from error
+
+
 def _column(table: sa.Table, name: str) -> sa.Column[Any]:
     found = column(table, name)
     if found is None:
         raise ConfigError(unknown("column", name, names_of(table.columns)))
     return found
-
-
-def _reader(each: sa.Column[Any], database: Database) -> Reader | None:
-    try:
-        return (sqlite_reader_of if database.dialect == "sqlite" else reader_of)(each.type, database.zone)
-    except UnknownType as error:
-        raise ConfigError(f"column {each.name!r}: {error}") from error

@@ -1,5 +1,6 @@
 """Tables as the database describes them. Every identifier in a statement comes from here, matched exactly."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -21,7 +22,9 @@ def reflected(connection: sa.Connection, name: str) -> sa.Table:
     """
     schema, _, table = name.rpartition(".")
     try:
-        found = sa.Table(table, sa.MetaData(), schema=schema or None, autoload_with=connection, resolve_fks=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Did not recognize type")  # told by us, where the column is used
+            found = sa.Table(table, sa.MetaData(), schema=schema or None, autoload_with=connection, resolve_fks=False)
     except sa.exc.NoSuchTableError as error:
         inspector = sa.inspect(connection)
         there = [*inspector.get_table_names(schema or None), *inspector.get_view_names(schema or None)]
