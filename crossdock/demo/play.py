@@ -27,11 +27,11 @@ CLERKS = 4
 SLOW_SHARE = 0.03
 SLOW_SECONDS = (0.2, 0.8)
 PUBLISHED_AHEAD = timedelta(hours=3)
-ENTERED_AFTER = timedelta(days=4)
+ENTERED_AFTER, ENTERED_AFTER_AT_FULL_SPEED = timedelta(days=4), timedelta(days=30)
 LATE_REPORT = 0.1
 LOT = 50
 WINDOW = 20_000
-"""Flights published and not yet scored, at most, when there is no pace to keep."""
+"""Flights published and not yet scored, at most, when there is no pace to keep: three weeks of them."""
 
 Row = dict[str, Any]
 
@@ -96,15 +96,16 @@ class Play:
         flights, weather = _by_hour(_numbered(dataset.flights(self._full))), _by_hour(dataset.weather(self._full))
         self._aircraft = list(dataset.planes())
         hours, step = sorted({*flights, *weather}), timedelta(hours=1)
+        entered_after = ENTERED_AFTER_AT_FULL_SPEED if self._seconds is None else ENTERED_AFTER
         first = hours[0] - PUBLISHED_AHEAD
-        steps = int((hours[-1] + ENTERED_AFTER - first) / step) + 1
+        steps = int((hours[-1] + entered_after - first) / step) + 1
         published: dict[datetime, tuple[Sequence[Row], Future[None]]] = {}
         began, late, lots = self._clock.monotonic(), list[Row](), len(self._aircraft)
         for number in range(1, steps + 1):
             if self._stopping.is_set():
                 return
             now = first + (number - 1) * step
-            ahead, before = now + PUBLISHED_AHEAD, now - ENTERED_AFTER
+            ahead, before = now + PUBLISHED_AHEAD, now - entered_after
             if rows := flights.pop(ahead, []):
                 published[ahead] = (rows, self._do(flightops.insert_flights, rows, None))
             late = self._report(weather.pop(now, []), late)

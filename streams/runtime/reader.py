@@ -25,8 +25,8 @@ from streams.runtime.kafka import Kafka, stop_quietly
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 1 << 20
-WINDOW_RECORDS = 4_000
-WINDOW_BYTES = 8 << 20
+WINDOW_RECORDS = 2_000
+WINDOW_BYTES = 3 << 20
 
 
 @dataclass(frozen=True, slots=True)
