@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from documents import ROOT, blocks, write_files
 
 from connectors.clock import SystemClock
 from connectors.contract import SinkTask, SourceTask, System
@@ -20,42 +19,11 @@ from schemas.outcome import Outcome
 from schemas.write import Write
 
 CLOCK = SystemClock()
-HUB = "kafka: {bootstrap: 127.0.0.1:19092, insecure: true}\n"
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of packages that holds the page's connector, and is on the path."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    write_files([each for each in blocks(ROOT / "CONTRIBUTING.md") if each.language in ("python", "toml")], source)
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run(
-        [*install, "--disable-pip-version-check", "--target", str(target), str(source)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    sys.path.insert(0, str(target))
-    yield target
-    sys.path.remove(str(target))
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The page's files, pointed at a folder of this test."""
-    write_files([each for each in blocks(ROOT / "CONTRIBUTING.md") if each.language == "yaml"], tmp_path)
-    (tmp_path / "crossdock.yaml").write_text(HUB)
-    system = tmp_path / "systems" / "drop.yaml"
-    system.write_text(system.read_text().replace("/srv/drop", str(tmp_path / "drop")))
-    (tmp_path / "drop").mkdir()
-    return tmp_path
-
-
-@pytest.fixture
-def configuration(installed: Path, folder: Path) -> Configuration:
-    return load(folder, {})
+def configuration(jsonl_connector: Path, jsonl_folder: Path) -> Configuration:
+    return load(jsonl_folder, {})
 
 
 @pytest.fixture
@@ -80,8 +48,8 @@ def sink(system: System, configuration: Configuration) -> Iterator[SinkTask]:
     made.close()
 
 
-def add(folder: Path, *records: object) -> None:
-    with (folder / "drop" / "orders.jsonl").open("a") as file:
+def add(jsonl_folder: Path, *records: object) -> None:
+    with (jsonl_folder / "drop" / "orders.jsonl").open("a") as file:
         file.writelines(json.dumps(each) + "\n" for each in records)
 
 
@@ -93,31 +61,31 @@ def a_write(number: int, amount: float, line: int) -> Write:
     return Write(f"hub/orders/drop/{number}@{line}", {"id": number}, {"amount": amount}, f"0001.{line:020d}.0000")
 
 
-def test_the_installed_connector_is_a_type_of_the_files(installed: Path, folder: Path) -> None:
+def test_the_installed_connector_is_a_type_of_the_files(jsonl_connector: Path, jsonl_folder: Path) -> None:
     assert "jsonl" in known()
     done = subprocess.run(
-        [sys.executable, "-m", "crossdock", "lint", str(folder)],
+        [sys.executable, "-m", "crossdock", "lint", str(jsonl_folder)],
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": str(installed)},
+        env={**os.environ, "PYTHONPATH": str(jsonl_connector)},
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "1 systems and 1 pipelines, no problem" in done.stdout
 
 
-def test_a_class_that_the_page_does_not_allow_is_told_with_its_place(installed: Path, folder: Path) -> None:
-    pipeline = folder / "pipelines" / "orders.yaml"
+def test_a_class_that_the_page_does_not_allow_is_told_with_its_place(jsonl_connector: Path, jsonl_folder: Path) -> None:
+    pipeline = jsonl_folder / "pipelines" / "orders.yaml"
     pipeline.write_text(pipeline.read_text().replace("idempotency: natural", "idempotency: ledger"))
     with pytest.raises(ConfigError, match=r"orders\.yaml:13:5: idempotency: .* valid here: natural"):
-        load(folder, {})
+        load(jsonl_folder, {})
 
 
 def test_it_reads_every_line_once_and_goes_on_after_a_restart(
-    folder: Path, configuration: Configuration, system: System
+    jsonl_folder: Path, configuration: Configuration, system: System
 ) -> None:
-    add(folder, {"id": 1, "amount": 5}, {"id": 2, "amount": 7}, {"id": 1, "amount": 6})
+    add(jsonl_folder, {"id": 1, "amount": 5}, {"id": 2, "amount": 7}, {"id": 1, "amount": 6})
     task = source_of(system, configuration)
     task.open(None)
     first = task.poll(2, soon())
@@ -142,10 +110,10 @@ def test_it_reads_every_line_once_and_goes_on_after_a_restart(
 
 
 def test_it_leaves_a_line_that_is_still_being_written(
-    folder: Path, configuration: Configuration, system: System
+    jsonl_folder: Path, configuration: Configuration, system: System
 ) -> None:
-    add(folder, {"id": 1})
-    with (folder / "drop" / "orders.jsonl").open("a") as file:
+    add(jsonl_folder, {"id": 1})
+    with (jsonl_folder / "drop" / "orders.jsonl").open("a") as file:
         file.write('{"id": 2')
     task = source_of(system, configuration)
     task.open(None)
@@ -155,12 +123,14 @@ def test_it_leaves_a_line_that_is_still_being_written(
     assert task.poll(10, soon()) is None
 
 
-def test_it_tells_an_absent_file_from_a_bad_line(folder: Path, configuration: Configuration, system: System) -> None:
+def test_it_tells_an_absent_file_from_a_bad_line(
+    jsonl_folder: Path, configuration: Configuration, system: System
+) -> None:
     task = source_of(system, configuration)
     task.open(None)
     with pytest.raises(Retriable, match="cannot be read"):
         task.poll(10, soon())
-    add(folder, {"id": 1}, {"number": 2})
+    add(jsonl_folder, {"id": 1}, {"number": 2})
     for _ in range(2):  # the next poll continues where the last batch ended
         with pytest.raises(SystemFault, match=r"orders\.jsonl:2 is no record"):
             task.poll(10, soon())
@@ -169,8 +139,10 @@ def test_it_tells_an_absent_file_from_a_bad_line(folder: Path, configuration: Co
     assert batch.changes[0].key == {"id": 1}
 
 
-def test_fields_that_the_hub_writes_are_no_content(folder: Path, configuration: Configuration, system: System) -> None:
-    add(folder, {"id": 1, "score": 0.1}, {"id": 1, "score": 0.2}, {"id": 1, "amount": 3})
+def test_fields_that_the_hub_writes_are_no_content(
+    jsonl_folder: Path, configuration: Configuration, system: System
+) -> None:
+    add(jsonl_folder, {"id": 1, "score": 0.1}, {"id": 1, "score": 0.2}, {"id": 1, "amount": 3})
     task = source_of(system, configuration)
     task.open(None)
     batch = task.poll(10, soon())
@@ -179,18 +151,18 @@ def test_fields_that_the_hub_writes_are_no_content(folder: Path, configuration: 
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_it_gives_a_receipt_for_each_write_in_order(folder: Path, sink: SinkTask) -> None:
+def test_it_gives_a_receipt_for_each_write_in_order(jsonl_folder: Path, sink: SinkTask) -> None:
     sink.put([a_write(2, 7, 9)], soon())
     too_long = Write("w", {"id": "x" * 300}, {"amount": 1}, "0001.00000000000000000001.0000")
     receipts = sink.put([a_write(1, 5, 1), too_long, a_write(2, 6, 8), a_write(3, 1, 1)], soon())
     outcomes = [each.outcome for each in receipts]
     assert outcomes == [Outcome.APPLIED, Outcome.REJECTED, Outcome.STALE, Outcome.APPLIED]
-    assert json.loads((folder / "drop" / "copies" / "2.json").read_text())["amount"] == 7
+    assert json.loads((jsonl_folder / "drop" / "copies" / "2.json").read_text())["amount"] == 7
     assert sink.put([a_write(1, 5, 1)], soon())[0].outcome is Outcome.UNCHANGED
 
 
-def test_a_folder_that_is_away_costs_only_time(folder: Path, sink: SinkTask) -> None:
-    copies = folder / "drop" / "copies"
+def test_a_jsonl_folder_that_is_away_costs_only_time(jsonl_folder: Path, sink: SinkTask) -> None:
+    copies = jsonl_folder / "drop" / "copies"
     copies.rmdir()
     copies.write_text("in the way")
     with pytest.raises(CrossdockError, match="cannot be written") as failure:
