@@ -92,7 +92,12 @@ async def written_by(app: WorkerApp, copies: Path) -> int:
         app.consumer._thread.thread_loop.close()  # Faust makes a thread for the consumer that we never start
 
 
-def test_a_worker_reads_asks_its_model_and_writes_without_blocking_its_loop(parts: Parts, folder: Path) -> None:
+def test_a_worker_reads_asks_its_model_and_writes_without_blocking_its_loop(
+    parts: Parts, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working_directory = tmp_path_factory.mktemp("cwd")
+    monkeypatch.chdir(working_directory)
     with asyncio.Runner() as runner:
         asyncio.set_event_loop(runner.get_loop())  # Faust's app takes it when it is made, and is made before it runs
         assert runner.run(written_by(app_of(parts), folder / "drop" / "copies")) == RECORDS
+    assert list(working_directory.iterdir()) == [], "a worker leaves nothing where it was started"
