@@ -229,6 +229,10 @@ def test_yaml_of_a_page_is_what_our_loader_takes(page: Path, tmp_path: Path, jso
         assert len(loaded.systems) + len(loaded.pipelines) == len(files)
 
 
+def test_the_files_of_the_compose_hub_are_clean() -> None:
+    assert set(load(ROOT / "docker" / "hub", {}).pipelines) == {"delay-risk"}
+
+
 def test_every_log_event_is_in_the_runbook() -> None:
     events = set()
     for _, node in nodes(ast.Call):
