@@ -192,6 +192,15 @@ def test_a_page_names_only_commands_that_exist(page: Path) -> None:
         assert problem_of(command) is None, f"{command}: {problem_of(command)}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_only_files_that_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    folders = "|".join((*PACKAGES, "tests", "docs", "docker", "config", "benchmarks"))
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)`", text)
+    linked = [str(page.parent.relative_to(ROOT) / each) for each in re.findall(r"\]\((?!\w+:)([^)#]+)\)", text)]
+    assert [each for each in [*named, *linked] if not (ROOT / each).exists()] == []
+
+
 def test_a_wrong_command_is_noticed() -> None:
     assert problem_of("make tset") == "no target 'tset'"
     assert problem_of("crossdock dead lst x") == "no command 'lst' of dead"
