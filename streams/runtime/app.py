@@ -33,6 +33,9 @@ class WorkerApp(faust.App):  # type: ignore[misc]
             **kwargs,
         )
 
+    async def on_first_start(self) -> None:
+        """Faust would make folders for tables in the working directory; there are no tables."""
+
     async def on_started(self) -> None:
         await super().on_started()
         self.flow_control.resume()  # closed until a Kafka assignment that never comes: channel puts would hang
