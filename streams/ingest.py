@@ -9,7 +9,6 @@ The order of the first two is the proof that nothing is emitted twice: after tak
 import asyncio
 import hashlib
 import logging
-import random
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from schemas.dead_letter import DeadLetter, fingerprint
 from schemas.event import headers_of
 from schemas.values import rfc3339
 from streams import offsets
+from streams.backoff import backoff
 from streams.runtime.kafka import Kafka
 from streams.runtime.publisher import Outgoing
 from streams.runtime.transaction import Interrupted, NotMine, TaskTransactions
@@ -164,7 +164,7 @@ class _Patience:
 
     def next(self) -> float:
         self._tries += 1
-        return random.uniform(0.1, min(30.0, 0.5 * 2**self._tries))  # noqa: S311 - jitter, not a secret
+        return backoff(self._tries, 30.0)
 
     def reset(self) -> None:
         self._tries = 0

@@ -8,6 +8,7 @@ reader (one for each target system) ── channel ── agent ── lanes ─
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from mode import Service
 
 from connectors.clock import Clock
+from connectors.errors import Retriable
+from streams.backoff import backoff
 from streams.enrich import enrich
 from streams.ingest import Ingest
 from streams.pipeline import Pipeline
@@ -22,10 +25,12 @@ from streams.runtime.app import WorkerApp
 from streams.runtime.kafka import ConsumerRecord, Kafka, TopicPartition
 from streams.runtime.lanes import Hold, Lanes, Work
 from streams.runtime.ownership import Ownership
-from streams.runtime.publisher import Publisher
+from streams.runtime.publisher import Outputs, Publisher
 from streams.runtime.reader import Batch, Group, Reader
 from streams.topics import HubTopics, enrich_group, tasks_group, write_group
 from streams.writeback import Writeback, write_back
+
+log = logging.getLogger("crossdock.streams.worker")
 
 ENRICH_DRAIN = 5.0
 SOURCES_DRAIN = 5.0
@@ -95,7 +100,7 @@ class Worker(Service):  # type: ignore[misc]
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}
 
         async def work(tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
-            await self.publisher.publish(await enrich(records, pipelines[tp.topic], hold))
+            await self.publisher.publish(await _enriched(records, pipelines[tp.topic], hold))
 
         name = enrich_group(self._parts.prefix, self._parts.worker_group)
         return self._agent("enrich", Group(name, tuple(pipelines), self._parts.instance, ENRICH_DRAIN), work)
@@ -121,6 +126,18 @@ class Worker(Service):  # type: ignore[misc]
 
         self._app.agent(channel, name=name)(agent)
         return reader
+
+
+async def _enriched(records: Sequence[ConsumerRecord], pipeline: Pipeline, hold: Hold) -> Outputs:
+    """Enriches, and waits as long as the model's system is away."""
+    tries = 0
+    while True:
+        try:
+            return await enrich(records, pipeline, hold)
+        except Retriable as error:
+            tries += 1
+            log.warning("enrich.holds pipeline=%s waiting=%d reason=%s", pipeline.name, len(records), error)
+            await hold(max(error.retry_after or 0.0, backoff(tries)))
 
 
 def app_of(parts: Parts) -> WorkerApp:

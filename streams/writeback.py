@@ -6,7 +6,6 @@ a sick system is waited for, and only a sick record becomes a dead letter.
 
 import asyncio
 import logging
-import random
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -24,6 +23,7 @@ from schemas.change import canonical_key
 from schemas.outcome import Fate, Outcome
 from schemas.receipt import Receipt
 from schemas.write import Write, write_id
+from streams.backoff import backoff
 from streams.runtime.kafka import ConsumerRecord
 from streams.runtime.publisher import Outputs
 from streams.scope import Getter, Scope
@@ -180,8 +180,7 @@ async def _put(writeback: Writeback, writes: Sequence[Write], hold: Hold) -> lis
             todo = [row for row in todo if receipts[row].outcome is Outcome.RETRY]
         if todo:
             tries += 1
-            jitter = random.uniform(0.1, min(10.0, 0.5 * 2 ** min(tries, 6)))  # noqa: S311 - jitter, not a secret
-            await hold(max(wait, jitter))
+            await hold(max(wait, backoff(tries)))
     return [receipts[row] for row in range(len(writes))]
 
 

@@ -78,12 +78,14 @@ def demo(  # noqa: PLR0917 - typer's options
     kill: Annotated[int, typer.Option(min=0, help="kill a worker with SIGKILL so many times on the way")] = 0,
     workers: Annotated[int, typer.Option(min=1, max=16)] = 1,
     broker_down: Annotated[float, typer.Option(min=0, help="stop the broker for so many seconds on the way")] = 0.0,
+    freeze: Annotated[int, typer.Option(min=0, help="freeze a worker for 15 s so many times, as a zombie")] = 0,
+    scale: Annotated[int, typer.Option(min=0, max=16, help="go up to so many workers on the way, and back")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="leave all running at the end")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="end what --keep left")] = False,
     folder: Annotated[Path, typer.Option(help="everything lies under it")] = Path(".crossdock/demo"),
     seconds: Annotated[float, typer.Option(min=1, help="how long the month plays")] = 45.0,
 ) -> None:
-    """Plays a month of real data through a real broker and two legacy systems, and accounts for every change."""
+    """Plays a month of real data through a real broker and three legacy systems, and accounts for every change."""
     from crossdock.demo.main import Options
     from crossdock.demo.main import run as play
 
@@ -93,6 +95,8 @@ def demo(  # noqa: PLR0917 - typer's options
         kill=kill,
         workers=workers,
         broker_down=broker_down,
+        freeze=freeze,
+        scale=scale,
         keep=keep,
         stop=stop,
         folder=folder,

@@ -3,7 +3,6 @@
 import itertools
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from connectors.clock import Clock, SystemClock
 from connectors.errors import Fatal, Retriable
 from crossdock.demo import dataset
 from crossdock.demo.account import Account, total
+from crossdock.demo.faults import Scene, faults_of
 from crossdock.demo.naive import NaivePoller
 from crossdock.demo.play import Play
 from crossdock.demo.screen import Flow, Screen, print_json
@@ -23,6 +23,8 @@ from streams.admin import Admin
 
 DEFAULT_FOLDER = Path(".crossdock/demo")
 SECONDS = 45.0
+RESTARTS = 5
+"""Starts of one worker that are not for a kill: more is a defect, and no demo."""
 PATIENCE = 300.0
 """Seconds without any progress before what is left counts as in flight."""
 
@@ -36,6 +38,8 @@ class Options:
     kill: int = 0
     workers: int = 1
     broker_down: float = 0.0
+    freeze: int = 0
+    scale: int = 0
     keep: bool = False
     stop: bool = False
     folder: Path = DEFAULT_FOLDER
@@ -165,38 +169,39 @@ class Demo:
         if options.full:
             screen.done("data", str(dataset.full_folder(dataset.default_cache())))
         self.stage.start(screen.done)
-        self.workers = [self.worker(number) for number in range(options.workers)]
-        for number, worker in enumerate(self.workers):
-            worker.start()
-            screen.done(f"worker {number}", str(self._log_of(number)))
+        for _ in range(options.workers):
+            self._start_worker()
 
-    def worker(self, number: int) -> Supervised:
+    def _start_worker(self) -> None:
         """A worker process, started again when it ends; its instance keeps its name."""
+        number = len(self.workers)
         command = [sys.executable, "-m", "crossdock", "run", str(configuration_folder())]
         command += ["--no-supervise", "--instance", str(number)]
-        return Supervised(command, self._clock, log_file=self._log_of(number), environ=self.stage.environ)
+        worker = Supervised(command, self._clock, log_file=self._log_of(number), environ=self.stage.environ)
+        worker.start()
+        self.workers.append(worker)
+        self._screen.done(f"worker {number}", str(self._log_of(number)))
 
     def _log_of(self, number: int) -> Path:
         return self.stage.folder / f"worker-{number}.log"
 
     def _watch(self, play: Play) -> None:
         """Until all is played and settled, or nothing moves any more; kills and outages on the way."""
-        faults = _Faults(self)
+        faults = faults_of(self._options)
+        scene = Scene(self.stage, self.workers, self._start_worker, self._screen, self._clock)
         admin: Admin | None = None
         quiet_since = moved_at = self._clock.monotonic()
         before = -1
         while True:
             self._clock.sleep(1.0)
-            for worker in self.workers:
-                self._usage.sample(worker.pid)
-                if worker.exit_code is not None:
-                    raise Fatal(f"a worker ended for good (exit {worker.exit_code}); its log is {self._log_of(0)}")
+            self._look_at_workers()
             if play.error is not None:
                 raise Fatal(f"the play stopped: {play.error}") from play.error
-            if faults.step(play.progress):
+            if faults and play.progress >= faults[0].at and faults[0].happen(scene):
+                faults.pop(0)
                 if admin is not None:
                     admin.close()
-                admin = None
+                admin = None  # the broker may be another one now
                 quiet_since = moved_at = self._clock.monotonic()
                 continue
             try:
@@ -220,6 +225,13 @@ class Demo:
         if admin is not None:
             admin.close()
 
+    def _look_at_workers(self) -> None:
+        for number, worker in enumerate(self.workers):
+            self._usage.sample(worker.pid)
+            if worker.exit_code is not None or worker.starts > RESTARTS + self._options.kill:
+                why = "keeps ending" if worker.exit_code is None else f"ended for good (exit {worker.exit_code})"
+                raise Fatal(f"a worker {why}; its log is {self._log_of(number)}")
+
     def _flows(self, admin: Admin) -> dict[str, Flow]:
         flows = {}
         for pipeline in TARGETS:
@@ -242,33 +254,3 @@ class Demo:
 
     def _cpu_per_million(self) -> float:
         return self._usage.cpu_seconds / max(1, self._events) * 1_000_000
-
-
-class _Faults:
-    """Kills and the broker's outage, spread over the play."""
-
-    def __init__(self, demo: Demo) -> None:
-        options = demo._options  # noqa: SLF001 - one module, one idea
-        self._demo = demo
-        self._kills: list[float] = [(number + 1) / (options.kill + 1) for number in range(options.kill)]
-        self._outage = options.broker_down
-        self._victims: Sequence[int] = [number % max(1, options.workers) for number in range(options.kill)]
-
-    def step(self, progress: float) -> bool:
-        """Does what is due. True = the broker was away meanwhile."""
-        demo = self._demo
-        while self._kills and progress >= self._kills[0]:
-            victim = demo.workers[self._victims[len(self._victims) - len(self._kills)]]
-            if not victim.kill():
-                break  # it is between two lives: at the next look
-            self._kills.pop(0)
-            demo._screen.done("killed", f"a worker, with SIGKILL; {len(self._kills)} to come")  # noqa: SLF001
-        if self._outage and progress >= 0.5:
-            seconds, self._outage = self._outage, 0.0
-            demo._screen.done("broker stopped", f"for {seconds:.0f} s; the days go on")  # noqa: SLF001
-            demo.stage.broker.stop()
-            demo._clock.sleep(seconds)  # noqa: SLF001
-            demo.stage.broker.start()
-            demo._screen.done("broker started", demo.stage.broker.bootstrap)  # noqa: SLF001
-            return True
-        return False

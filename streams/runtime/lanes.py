@@ -22,10 +22,11 @@ Crash = Callable[[BaseException], Awaitable[None]]
 class Hold:
     """Waiting inside work: a lane that holds has nothing in hand, so a drain does not wait for it."""
 
-    def __init__(self, lanes: "Lanes") -> None:
-        self._lanes = lanes
+    def __init__(self, lanes: "Lanes", tp: TopicPartition) -> None:
+        self._lanes, self._tp = lanes, tp
 
     async def __call__(self, seconds: float) -> None:
+        self._lanes.reader.waits(self._tp)
         self._lanes.in_hand -= 1
         try:
             await asyncio.sleep(seconds)
@@ -41,7 +42,7 @@ class Lanes:
 
     def __init__(self, reader: Reader, clock: Clock, work: Work, crash: Crash) -> None:
         self.in_hand = 0
-        self._clock, self._work, self._crash = clock, work, crash
+        self.reader, self._clock, self._work, self._crash = reader, clock, work, crash
         self._stage = "writeback" if ".write." in reader.group.name else "enrich"
         self._queues: dict[TopicPartition, tuple[deque[Batch], asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -80,6 +81,7 @@ class Lanes:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - a defect: the supervisor starts the process again
+            self.reader.work_raised = True
             await self._crash(error)
 
     async def _step(self, tp: TopicPartition, queue: "deque[Batch]") -> None:
@@ -94,7 +96,7 @@ class Lanes:
             return
         self.in_hand += 1
         try:
-            await self._work(tp, [record for batch in batches for record in batch.records], Hold(self))
+            await self._work(tp, [record for batch in batches for record in batch.records], Hold(self, tp))
             failpoint(f"{self._stage}_before_acknowledge")
             for batch in batches:
                 batch.acknowledge()

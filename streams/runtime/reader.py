@@ -7,10 +7,11 @@ commit every second: the first open offset of a partition, else the read positio
 ```
 The rules that hold here, and what broke without them, are told in `docs/decisions/002-faust-agents-on-channels.md`:
 acknowledgements of older epochs are ignored; whoever discards what it read rewinds; only the read loop moves positions.
+A partition whose first open record crashed the process three times is held: see `attempts.py`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from mode import Service
 from connectors.clock import Clock
 from connectors.errors import Fatal
 from connectors.failpoints import failpoint
+from streams.runtime.attempts import CRASHES, Attempts, committed_with_metadata
 from streams.runtime.kafka import Kafka, stop_quietly
 
 BATCH_RECORDS = 500
@@ -97,6 +99,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._open: dict[TopicPartition, _Open] = {}
         self._position: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
+        self._attempts, self._take_back = Attempts(), set[TopicPartition]()
+        self.work_raised = False
+        """Work of this reader raised: what it left open counts as an attempt."""
         self._rewind_due = True
         self._member: tuple[int, str] | None = None
         self._room = asyncio.Event()
@@ -126,6 +131,10 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             state.size -= found[1]
             self._room.set()
 
+    def waits(self, tp: TopicPartition) -> None:
+        """Work waits for a sick system: a crash meanwhile is not its fault."""
+        self._take_back.add(tp)
+
     # Life
 
     async def on_start(self) -> None:
@@ -149,6 +158,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.epoch += 1
         self._open = {tp: _Open({}) for tp in assigned}
         self._position, self._committed = {}, {}
+        self._attempts, self._take_back = Attempts(), set()
         self._rewind_due, self.giving_up = True, self.should_stop
         self._room.set()
         self.log.info("partitions.assigned group=%s count=%d", self.group.name, len(self._open))
@@ -157,6 +167,8 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         """Work in hand may end within the drain time; what is left will be delivered again."""
         await self.settle(self._clock.monotonic() + self.group.drain)
         await self.abandon()
+        if not self.work_raised:
+            self._take_back.update(self._open)
         await self._commit()
 
     # Committing
@@ -164,12 +176,15 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def _commit(self) -> None:
         low = {tp: next(iter(self._open[tp].batches), end) for tp, end in self._position.items() if tp in self._open}
         low = {tp: offset for tp, offset in low.items() if offset > self._committed.get(tp, 0)}
-        if not low or self._consumer is None:
+        notes, self._take_back = self._attempts.take_back(self._take_back), set()
+        if not (low or notes) or self._consumer is None:
             return
         failpoint("writeback_before_commit" if ".write." in self.group.name else "enrich_before_commit")
         try:
-            await asyncio.wait_for(self._consumer.commit(low), 5)
+            await asyncio.wait_for(self._consumer.commit({**notes, **low}), 5)
             self._committed.update(low)
+            for tp in low:
+                self._attempts.passed(tp)
         except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError) as error:
             self.log.warning("commit.refused group=%s error=%r (these records come again)", self.group.name, error)
 
@@ -183,7 +198,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     @Service.task  # type: ignore[untyped-decorator]
     async def _read(self) -> None:
         while not self.should_stop:
-            room = [tp for tp, state in self._open.items() if not state.full]
+            room = [tp for tp, state in self._open.items() if not state.full and tp not in self._attempts.held]
             if self.giving_up or not room:
                 await self._wait_for_room()
             elif self._rewind_due:
@@ -217,6 +232,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             self._rewind_due = True  # what was read is dropped: its positions must not stay behind it
             return
         batches = self._note(found)
+        await self._begin(found)
         if not found:
             await self._pass_markers(room, epoch)
         for batch in batches:
@@ -234,6 +250,18 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 batches.append(Batch(self, self.epoch, tp, part))
             self._position[tp] = records[-1].offset + 1
         return batches
+
+    async def _begin(self, partitions: Iterable[TopicPartition]) -> None:
+        """Notes the attempt before the first batch after an assignment is worked on: one request for all."""
+        assert self._consumer is not None
+        notes = self._attempts.begin(partitions)
+        if notes:
+            try:
+                await asyncio.wait_for(self._consumer.commit(notes), 5)
+            except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError) as error:
+                self.log.warning(
+                    "attempt.unnoted group=%s error=%r (a crash now does not count)", self.group.name, error
+                )
 
     async def _pass_markers(self, idle: list[TopicPartition], epoch: int) -> None:
         """Moves the read position over transaction markers, so that lag at rest is 0 and not 1."""
@@ -257,6 +285,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             assigned = [tp for tp in self._open if tp in self._consumer.assignment()]
             committed = await asyncio.wait_for(self._consumer.seek_to_committed(*assigned), 10) if assigned else {}
+            noted = await asyncio.wait_for(committed_with_metadata(self._consumer, assigned), 10)
             fresh = [tp for tp, offset in committed.items() if not offset]
             if fresh:
                 await asyncio.wait_for(self._consumer.seek_to_beginning(*fresh), 10)
@@ -265,8 +294,21 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             return
         if epoch == self.epoch:
             self._rewind_due = False
+            self._tell_held(self._attempts.found({tp: noted.get(tp) for tp in assigned}))
             self._position.update({tp: offset or 0 for tp, offset in committed.items()})
             self._committed.update({tp: offset or 0 for tp, offset in committed.items()})
+
+    def _tell_held(self, held: set[TopicPartition]) -> None:
+        for tp in held:
+            self.log.error(
+                "partition.held group=%s topic=%s partition=%d offset=%d (the process crashed %d times on its first "
+                "open record; all others go on; remove the cause, then restart this worker to try it again)",
+                self.group.name,
+                tp.topic,
+                tp.partition,
+                self._attempts.offset(tp),
+                CRASHES,
+            )
 
     def _guard_instance(self) -> None:
         """Two processes with one instance id take the group from each other for ever, with only warnings.

@@ -1,0 +1,8 @@
+"""How long to wait before the next try: exponential, with full jitter."""
+
+import random
+
+
+def backoff(tries: int, longest: float = 10.0) -> float:
+    """Seconds before try number `tries + 1`: up to one after the first, doubled with each, never above `longest`."""
+    return random.uniform(0.1, min(longest, 0.5 * 2 ** min(tries, 8)))  # noqa: S311 - jitter, not a secret
