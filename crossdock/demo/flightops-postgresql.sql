@@ -28,9 +28,10 @@ BEGIN
     INSERT INTO effects
         SELECT o.id, o.updated_at, l.write_id, n.delay_risk, n.delay_band, n.delay_model
         FROM old_rows o JOIN new_rows n USING (id)
-        -- Ledger rows of this very transaction. A write id is <prefix>/<pipeline>/<write-back>/<system>/<object>/<key>@..
-        LEFT JOIN (SELECT write_id, split_part(split_part(write_id, '/', 6), '@', 1)::bigint AS id
-                   FROM crossdock_applied WHERE applied_at = now()) l USING (id)
+        -- Ledger rows of this very transaction. A write id is <prefix>/<pipeline>/<write-back>/<system>/<object>/<key>@..;
+        -- keys are compared as text, as other tables' rows in the ledger need not be numbered.
+        LEFT JOIN crossdock_applied l ON l.applied_at = now()
+                  AND split_part(split_part(l.write_id, '/flightops/flights/', 2), '@', 1) = o.id::text
         WHERE (o.delay_risk, o.delay_band, o.delay_model) IS DISTINCT FROM (n.delay_risk, n.delay_band, n.delay_model);
     RETURN NULL;
 END $$;

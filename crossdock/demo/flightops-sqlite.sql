@@ -20,7 +20,9 @@ BEGIN
     INSERT INTO flight_versions (id, updated_at) SELECT id, updated_at FROM flights WHERE id = NEW.id;
     INSERT INTO effects
         SELECT NEW.id, OLD.updated_at,
+               -- No transaction has a name here: it is the newest of the ledger's rows that explains no effect yet.
                (SELECT write_id FROM crossdock_applied WHERE write_id LIKE '%/flightops/flights/' || NEW.id || '@%'
+                AND write_id NOT IN (SELECT write_id FROM effects WHERE write_id IS NOT NULL)
                 ORDER BY rowid DESC LIMIT 1), NEW.delay_risk, NEW.delay_band, NEW.delay_model
         WHERE (OLD.delay_risk, OLD.delay_band, OLD.delay_model) IS NOT (NEW.delay_risk, NEW.delay_band, NEW.delay_model);
 END;

@@ -11,6 +11,7 @@ from crossdock.demo import dataset, flightops
 from tests.conftest import Database
 
 WRITE = "hub/delay-risk/flightops/flightops/flights/{}@0001.00000000000000000001.0000~0badcafe/live"
+LEDGER = sa.text("INSERT INTO crossdock_applied (write_id) VALUES (:id)")
 ONE = sa.text("UPDATE flights SET delay_risk = :risk, delay_band = 'high', delay_model = '1' WHERE id = :id")
 
 
@@ -50,9 +51,42 @@ def test_a_write_of_the_hub_is_an_effect_with_its_id_and_the_version_it_replaced
         flightops.insert_flights(connection, january(2))
     (_, before), _ = sorted(flightops.versions(engine))
     with engine.begin() as connection:
-        connection.execute(sa.text("INSERT INTO crossdock_applied (write_id) VALUES (:id)"), {"id": WRITE.format(1)})
+        connection.execute(LEDGER, {"id": WRITE.format(1)})
         connection.execute(ONE, {"id": 1, "risk": 0.5})
     assert list(flightops.effects(engine)) == [(1, before, WRITE.format(1))]
+
+
+def test_a_change_by_a_person_is_an_effect_without_an_id_even_after_a_write_of_the_hub(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        flightops.insert_flights(connection, january(1))
+    with engine.begin() as connection:
+        connection.execute(LEDGER, {"id": WRITE.format(1)})
+        connection.execute(ONE, {"id": 1, "risk": 0.5})
+    with engine.begin() as connection:
+        connection.execute(ONE, {"id": 1, "risk": 0.6})
+    assert [write_id for _, _, write_id in flightops.effects(engine)] == [WRITE.format(1), None]
+
+
+def test_a_write_to_another_table_in_the_same_transaction_is_not_taken_for_a_flights(engine: sa.Engine) -> None:
+    """Its key need not even be a number; and flight 1 is not flight 11."""
+    others = [WRITE.format(1).replace("/flights/1@", key) for key in ("/aircraft/N123@", "/crews/1@", "/flights/11@")]
+    with engine.begin() as connection:
+        flightops.insert_flights(connection, january(1))
+    with engine.begin() as connection:
+        connection.execute(LEDGER, [{"id": other} for other in others])
+        connection.execute(ONE, {"id": 1, "risk": 0.5})
+    assert [write_id for _, _, write_id in flightops.effects(engine)] == [None]
+
+
+def test_an_update_that_is_rolled_back_is_neither_a_version_nor_an_effect(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        flightops.insert_flights(connection, january(1))
+    before = list(flightops.versions(engine))
+    with engine.connect() as connection:
+        connection.execute(LEDGER, {"id": WRITE.format(1)})
+        connection.execute(ONE, {"id": 1, "risk": 0.5})
+        connection.rollback()
+    assert (list(flightops.versions(engine)), list(flightops.effects(engine))) == (before, [])
 
 
 def test_a_change_of_the_result_is_no_effect(engine: sa.Engine) -> None:
