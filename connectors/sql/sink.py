@@ -11,8 +11,8 @@
 | deadlock, lock, shutdown, connection lost          | Retriable: nothing happened                           |
 | connection lost while committing                   | Unknown                                               |
 
-With `idempotency: ledger` the write's id is put into `crossdock_applied` in the same transaction. Conflicts and
-refusals leave no row there: their writes may be tried again.
+With `idempotency: ledger` the write's id is put into `crossdock_applied` in the same transaction. Only an effect leaves
+a row there: a repeated write that had none is compared again, and its receipt stays true.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,6 @@ from schemas.receipt import Receipt
 from schemas.values import Key, Record
 from schemas.write import Write
 
-_DECIDED = frozenset({Outcome.APPLIED, Outcome.UNCHANGED})
 _BY_ANOTHER_ATTEMPT = "the ledger holds this write: an earlier attempt applied it"
 
 
@@ -128,9 +127,9 @@ class SqlSink:
         todo = [write for write in writes if write.write_id in claimed]
         receipts = self._target.apply(connection, todo) if todo else []
         by_id = {write.write_id: receipt for write, receipt in zip(todo, receipts, strict=True)}
-        undecided = [name for name, receipt in by_id.items() if receipt.outcome not in _DECIDED]
-        if undecided:
-            self._target.release(connection, undecided)
+        without_effect = [name for name, receipt in by_id.items() if receipt.outcome is not Outcome.APPLIED]
+        if without_effect:
+            self._target.release(connection, without_effect)
         done = Receipt(Outcome.APPLIED, reason=_BY_ANOTHER_ATTEMPT)
         return [by_id.get(write.write_id, done) for write in writes]
 

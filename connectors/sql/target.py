@@ -28,7 +28,7 @@ class Target(Protocol):
         ...
 
     def release(self, connection: sa.Connection, write_ids: Sequence[str]) -> None:
-        """Takes ids out of the ledger: their writes had no effect and are not decided."""
+        """Takes ids out of the ledger again: their writes had no effect."""
         ...
 
     def apply(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Receipt]:

@@ -158,6 +158,14 @@ def test_one_batch_ends_in_as_many_outcomes_as_there_are_and_the_rest_is_applied
     assert receipts[2].target_version == READ_AT
 
 
+def test_a_repeated_write_that_found_nothing_to_change_is_unchanged_again(both: Place) -> None:
+    """The ledger holds effects alone: a receipt never claims one that the target did not see."""
+    both.run("UPDATE orders SET risk = 0.4, note = 'new' WHERE id = 4")
+    sink = both.sink()
+    assert outcomes(put(sink, write(4, 0.4))) == outcomes(put(sink, write(4, 0.4))) == [Outcome.UNCHANGED]
+    assert both.ledger() == []
+
+
 def test_conflicts_and_refusals_leave_no_row_in_the_ledger(both: Place) -> None:
     sink = both.sink(version=EQUALS)
     put(
