@@ -30,8 +30,8 @@ PUBLISHED_AHEAD = timedelta(hours=3)
 ENTERED_AFTER, ENTERED_AFTER_AT_FULL_SPEED = timedelta(days=4), timedelta(days=30)
 LATE_REPORT = 0.1
 LOT = 50
-WINDOW = 20_000
-"""Flights published and not yet scored, at most, when there is no pace to keep: three weeks of them."""
+WINDOW, WINDOW_AT_FULL_SPEED = 3_000, 20_000
+"""Flights published and not yet scored, at most: the days wait for a hub that is being killed and started again."""
 
 Row = dict[str, Any]
 
@@ -120,14 +120,14 @@ class Play:
         self.progress = share * 0.999
         if self._seconds is not None:
             self._clock.sleep(began + share * self._seconds - self._clock.monotonic(), self._stopping)
-        elif number % 24 == 0:
-            self._wait_for_scores()
+        if number % 24 == 0:
+            self._wait_for_scores(WINDOW if self._seconds is not None else WINDOW_AT_FULL_SPEED)
 
-    def _wait_for_scores(self) -> None:
-        """At full speed the flights must not depart before anybody could score them."""
+    def _wait_for_scores(self, window: int) -> None:
+        """The flights must not depart before anybody could score them."""
         engine = flightops.connect(self._stage.flightops_url)
         try:
-            while not self._stopping.is_set() and flightops.unscored(engine) > WINDOW:
+            while not self._stopping.is_set() and flightops.unscored(engine) > window:
                 self._clock.sleep(0.2, self._stopping)
         finally:
             engine.dispose()
