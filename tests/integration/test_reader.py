@@ -1,0 +1,320 @@
+"""The reader and its lanes against a real broker: what is committed, when, and what happens when work goes wrong."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from kafka import KafkaAdminClient
+from kafka.structs import TopicPartition as AdminPartition
+
+from connectors.clock import SystemClock
+from crossdock.broker import Broker
+from crossdock.ports import free_port
+from streams.admin import Admin
+from streams.runtime.attempts import CRASHES
+from streams.runtime.kafka import ConsumerRecord, Kafka
+from streams.runtime.lanes import MERGE_RECORDS, Hold, Lanes
+from streams.runtime.reader import WINDOW_RECORDS, Batch, Group, Reader
+from streams.topics import Topic
+
+PARTITIONS = 2
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    one = Broker(tmp_path_factory.mktemp("broker"), free_port())
+    one.start()
+    yield one
+    one.stop()
+
+
+@dataclass
+class Member:
+    """One worker's reader with its lanes, fed through a queue as an agent is fed through its channel."""
+
+    reader: Reader
+    lanes: Lanes
+    handled: list[ConsumerRecord] = field(default_factory=list)
+    failures: list[BaseException] = field(default_factory=list)
+    feeding: "asyncio.Task[None] | None" = None
+
+    def offsets(self, partition: int) -> list[int]:
+        return [record.offset for record in self.handled if record.partition == partition]
+
+    async def stop(self) -> None:
+        await self.reader.stop()
+        if self.feeding is not None:
+            self.feeding.cancel()
+
+
+Work = Callable[[Member, TopicPartition, Sequence[ConsumerRecord], Hold], Awaitable[None]]
+
+
+async def take(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+    member.handled += records
+
+
+@dataclass
+class Flow:
+    """One topic of a real broker, and the members of one group that read it."""
+
+    bootstrap: str
+    topic: str
+    members: list[Member] = field(default_factory=list)
+
+    @property
+    def group(self) -> str:
+        return f"{self.topic}.enrich"
+
+    async def produce(self, count: int, partition: int = 0) -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
+        await producer.start()
+        for number in range(count):
+            await producer.send(self.topic, b"%d" % number, partition=partition)
+        await producer.stop()
+
+    async def join(self, work: Work = take, instance: str = "0", drain: float = 1.0) -> Member:
+        queue: asyncio.Queue[Batch] = asyncio.Queue()
+        kafka = Kafka(self.bootstrap, client_id=instance, security=None)
+        reader = Reader(Group(self.group, (self.topic,), instance, drain), kafka, SystemClock(), queue.put)
+
+        async def crash(error: BaseException) -> None:
+            member.failures.append(error)
+
+        async def own(tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+            await work(member, tp, records, hold)
+
+        async def stream() -> AsyncIterator[Batch]:
+            while True:
+                yield await queue.get()
+
+        member = Member(reader, Lanes(reader, SystemClock(), own, crash))
+        member.feeding = asyncio.create_task(member.lanes.run(stream()))
+        self.members.append(member)
+        await reader.start()
+        return member
+
+    def committed(self, partition: int = 0) -> tuple[int, str]:
+        """Offset and metadata, as the broker has them; (0, "") where there is nothing."""
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        try:
+            tp = AdminPartition(self.topic, partition)
+            found = admin.list_group_offsets({self.group: [tp]})[self.group].get(tp)
+            return (0, "") if found is None or found.offset < 0 else (found.offset, found.metadata or "")
+        finally:
+            admin.close()
+
+    async def until_committed(self, offset: int, partition: int = 0) -> None:
+        await eventually(lambda: asyncio.to_thread(lambda: self.committed(partition)[0] == offset))
+
+
+@pytest.fixture
+async def flow(broker: Broker, request: pytest.FixtureRequest) -> AsyncIterator[Flow]:
+    name = f"t{abs(hash(request.node.name))}"
+
+    def make() -> None:
+        with Admin(broker.bootstrap) as admin:
+            admin.ensure([Topic(name, PARTITIONS)])
+
+    await asyncio.to_thread(make)
+    flow = Flow(broker.bootstrap, name)
+    yield flow
+    for member in flow.members:
+        if not member.reader.should_stop:
+            await member.stop()
+
+
+async def eventually(look: Callable[[], Awaitable[bool]], seconds: float = 40) -> None:
+    async with asyncio.timeout(seconds):
+        while not await look():  # noqa: ASYNC110 - most of what is waited for happens at the broker
+            await asyncio.sleep(0.05)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 40) -> None:
+    async def look() -> bool:
+        return condition()
+
+    await eventually(look, seconds)
+
+
+async def test_an_offset_is_committed_only_after_its_work_has_returned(flow: Flow) -> None:
+    """I1: two regular commits go by while the work is in hand."""
+    in_hand, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+        in_hand.set()
+        await go_on.wait()
+        member.handled += records
+
+    await flow.produce(10)
+    member = await flow.join(slowly)
+    await in_hand.wait()
+    await member.reader._commit()
+    await member.reader._commit()
+    assert (await asyncio.to_thread(flow.committed))[0] == 0
+    go_on.set()
+    await flow.until_committed(10)
+    assert member.offsets(0) == list(range(10))
+
+
+async def test_records_of_one_partition_are_worked_on_in_order_and_partitions_beside_each_other(flow: Flow) -> None:
+    """I3: and the merged work is never larger than a statement should be."""
+    sizes: list[int] = []
+
+    async def slowly(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+        sizes.append(len(records))
+        await asyncio.sleep(0.01)
+        member.handled += records
+
+    for partition in range(PARTITIONS):
+        await flow.produce(2500, partition)
+    member = await flow.join(slowly)
+    for partition in range(PARTITIONS):
+        await flow.until_committed(2500, partition)
+        assert member.offsets(partition) == list(range(2500))
+    assert max(sizes) <= MERGE_RECORDS
+
+
+async def test_a_full_partition_waits_and_the_other_goes_on(flow: Flow) -> None:
+    """I5: what was delivered and not acknowledged is bounded, whatever the lag."""
+    go_on = asyncio.Event()
+
+    async def stuck(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+        if tp.partition == 0:
+            await go_on.wait()
+        member.handled += records
+
+    for partition in range(PARTITIONS):
+        await flow.produce(3 * WINDOW_RECORDS, partition)
+    member = await flow.join(stuck)
+    await flow.until_committed(3 * WINDOW_RECORDS, 1)
+    waiting = member.reader._open[TopicPartition(flow.topic, 0)].records
+    assert WINDOW_RECORDS <= waiting < 2 * WINDOW_RECORDS
+    go_on.set()
+    await flow.until_committed(3 * WINDOW_RECORDS, 0)
+    assert member.offsets(0) == list(range(3 * WINDOW_RECORDS))
+
+
+async def test_a_late_acknowledgement_of_a_partition_that_was_given_up_commits_nothing(flow: Flow) -> None:
+    """I1: its records come again, to the new owner."""
+    batches: list[Batch] = []
+    await flow.produce(5)
+    first = await flow.join(drain=0.1)
+    await until(lambda: len(first.handled) == 5)
+    await flow.until_committed(5)
+    await flow.produce(5)
+    deliver = first.reader._deliver
+
+    async def keep(batch: Batch) -> None:
+        batches.append(batch)
+
+    first.reader._deliver = keep
+    await until(lambda: bool(batches))
+    await first.reader.on_partitions_revoked(set())
+    batches[0].acknowledge()
+    await first.reader._commit()
+    assert (await asyncio.to_thread(flow.committed))[0] == 5
+    first.reader._deliver = deliver
+    await first.stop()
+    second = await flow.join(instance="1")
+    await until(lambda: len(second.handled) == 5)
+    assert second.offsets(0) == [5, 6, 7, 8, 9]
+
+
+async def test_members_that_come_and_go_skip_nothing(flow: Flow) -> None:
+    """I1, I3: at least once, and each member's own deliveries are in order."""
+    handled: dict[str, list[tuple[int, int]]] = {}
+
+    def work_of(instance: str) -> Work:
+        async def work(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+            await asyncio.sleep(0.02)
+            handled.setdefault(instance, []).extend((record.partition, record.offset) for record in records)
+
+        return work
+
+    for partition in range(PARTITIONS):
+        await flow.produce(4000, partition)
+    first = await flow.join(work_of("0"), "0")
+    await until(lambda: len(handled.get("0", ())) > 500)
+    second = await flow.join(work_of("1"), "1")
+    await until(lambda: len(handled.get("1", ())) > 500)
+    await first.stop()
+    for partition in range(PARTITIONS):
+        await flow.until_committed(4000, partition)
+    await second.stop()
+    everything = {place for places in handled.values() for place in places}
+    assert everything == {(partition, offset) for partition in range(PARTITIONS) for offset in range(4000)}
+
+
+async def test_work_that_raises_ends_the_worker_and_acknowledges_nothing(flow: Flow) -> None:
+    """I10: no lane ends silently."""
+
+    async def broken(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+        raise ZeroDivisionError("a defect")
+
+    await flow.produce(10)
+    member = await flow.join(broken)
+    await until(lambda: bool(member.failures))
+    assert isinstance(member.failures[0], ZeroDivisionError)
+    await member.stop()
+    assert (await asyncio.to_thread(flow.committed))[0] == 0
+
+
+async def poisoned(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+    if tp.partition == 0:
+        raise ZeroDivisionError("a record that no code survives")
+    member.handled += records
+
+
+async def test_a_partition_whose_first_record_crashed_three_times_is_held_and_the_others_go_on(
+    flow: Flow, caplog: pytest.LogCaptureFixture
+) -> None:
+    """I10: the process would else crash for ever, and everything with it."""
+    await flow.produce(10, 0)
+    for crash in range(1, CRASHES + 1):
+        member = await flow.join(poisoned)
+        await until(lambda: bool(member.failures))  # noqa: B023 - waited for inside the loop
+        await member.stop()
+        assert await asyncio.to_thread(flow.committed) == (0, f"crossdock attempts={crash}")
+    await flow.produce(10, 1)
+    with caplog.at_level("ERROR"):
+        survivor = await flow.join(poisoned)
+        await flow.until_committed(10, 1)
+    assert survivor.failures == []
+    assert survivor.offsets(1) == list(range(10))
+    assert f"partition.held group={flow.group} topic={flow.topic} partition=0 offset=0" in caplog.text
+    await survivor.stop()
+    repaired = await flow.join(take)  # an orderly restart tries it again
+    await flow.until_committed(10, 0)
+    assert repaired.offsets(0) == list(range(10))
+
+
+async def test_the_attempt_is_with_the_broker_before_the_work_begins(flow: Flow) -> None:
+    """A process that is killed writes nothing any more."""
+    seen: list[tuple[int, str]] = []
+
+    async def look(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+        seen.append(await asyncio.to_thread(flow.committed))
+
+    await flow.produce(10)
+    await flow.join(look)
+    await flow.until_committed(10)
+    assert seen[0] == (0, "crossdock attempts=1")
+    assert await asyncio.to_thread(flow.committed) == (10, "")
+
+
+async def test_waiting_for_a_sick_system_is_no_attempt(flow: Flow) -> None:
+    """An outage during which the worker is killed three times must not hold a partition."""
+    go_on = asyncio.Event()
+
+    async def waiting(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+        while not go_on.is_set():
+            await hold(0.05)
+
+    await flow.produce(10)
+    await flow.join(waiting)
+    await eventually(lambda: asyncio.to_thread(lambda: flow.committed() == (0, "")))
+    go_on.set()
+    await flow.until_committed(10)
