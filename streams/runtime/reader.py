@@ -27,6 +27,8 @@ from streams.runtime.kafka import Kafka, stop_quietly
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 1 << 20
+READ_RECORDS = 1_000
+"""What one read may decode; the rest of a fetch stays packed. Without it a fetch of small records breaks the window."""
 WINDOW_RECORDS = 2_000
 WINDOW_BYTES = 3 << 20
 
@@ -223,7 +225,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         epoch = self.epoch
         timeout = 500 if len(room) == len(self._open) else 50
         try:
-            found = await self._consumer.getmany(*room, timeout_ms=timeout)
+            found = await self._consumer.getmany(*room, timeout_ms=timeout, max_records=READ_RECORDS)
         except (NoOffsetForPartitionError, IllegalStateError):
             self._rewind_due = True  # a fresh partition, or one that was just taken away
             return

@@ -16,7 +16,7 @@ from streams.admin import Admin
 from streams.runtime.attempts import CRASHES
 from streams.runtime.kafka import ConsumerRecord, Kafka
 from streams.runtime.lanes import MERGE_RECORDS, Hold, Lanes
-from streams.runtime.reader import WINDOW_RECORDS, Batch, Group, Reader
+from streams.runtime.reader import READ_RECORDS, WINDOW_RECORDS, Batch, Group, Reader
 from streams.topics import Topic
 
 PARTITIONS = 2
@@ -191,7 +191,7 @@ async def test_a_full_partition_waits_and_the_other_goes_on(flow: Flow) -> None:
     member = await flow.join(stuck)
     await flow.until_committed(3 * WINDOW_RECORDS, 1)
     waiting = member.reader._open[TopicPartition(flow.topic, 0)].records
-    assert WINDOW_RECORDS <= waiting < 2 * WINDOW_RECORDS
+    assert WINDOW_RECORDS <= waiting < WINDOW_RECORDS + READ_RECORDS
     go_on.set()
     await flow.until_committed(3 * WINDOW_RECORDS, 0)
     assert member.offsets(0) == list(range(3 * WINDOW_RECORDS))
@@ -204,13 +204,13 @@ async def test_a_late_acknowledgement_of_a_partition_that_was_given_up_commits_n
     first = await flow.join(drain=0.1)
     await until(lambda: len(first.handled) == 5)
     await flow.until_committed(5)
-    await flow.produce(5)
     deliver = first.reader._deliver
 
     async def keep(batch: Batch) -> None:
         batches.append(batch)
 
     first.reader._deliver = keep
+    await flow.produce(5)
     await until(lambda: bool(batches))
     await first.reader.on_partitions_revoked(set())
     batches[0].acknowledge()
@@ -229,16 +229,16 @@ async def test_members_that_come_and_go_skip_nothing(flow: Flow) -> None:
 
     def work_of(instance: str) -> Work:
         async def work(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(len(records) / 500)
             handled.setdefault(instance, []).extend((record.partition, record.offset) for record in records)
 
         return work
 
     for partition in range(PARTITIONS):
         await flow.produce(4000, partition)
-    first = await flow.join(work_of("0"), "0")
+    first = await flow.join(work_of("0"), "0", drain=0.5)
     await until(lambda: len(handled.get("0", ())) > 500)
-    second = await flow.join(work_of("1"), "1")
+    second = await flow.join(work_of("1"), "1", drain=0.5)
     await until(lambda: len(handled.get("1", ())) > 500)
     await first.stop()
     for partition in range(PARTITIONS):
