@@ -138,6 +138,13 @@ class Report:
 
 
 @runtime_checkable
+class Lintable(Protocol):
+    """A source or sink that can look, offline, whether its configuration fits a description that it has at hand."""
+
+    def lint(self) -> Report: ...
+
+
+@runtime_checkable
 class Checkable(Protocol):
     """A source or sink that can look, read-only, whether its configuration fits the system."""
 

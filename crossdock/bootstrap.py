@@ -17,7 +17,8 @@ from connectors.contract import Checkable, Readable, Source, System
 from connectors.errors import AuthExpired, ConfigError, Retriable, SystemFault
 from connectors.failpoints import VARIABLE as FAILPOINT
 from connectors.retry import Retrying
-from crossdock.configuration.load import Configuration, load
+from crossdock.configuration.across import LONGEST_DRAIN, checked
+from crossdock.configuration.load import Configuration
 from crossdock.configuration.pipeline import PipelineConfig
 from crossdock.instance import claim
 from crossdock.logs import write_logs
@@ -36,8 +37,6 @@ from streams.writeback import OpenedAtFirstUse, Writeback
 
 log = logging.getLogger("crossdock.bootstrap")
 
-LONGEST_DRAIN = 25.0
-
 
 def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     """`crossdock run`: a worker until it is told to end.
@@ -50,7 +49,7 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     """
     if supervise:
         return _supervise(folder, instance)
-    configuration = load(folder, os.environ)
+    configuration = checked(folder)
     if os.environ.get(FAILPOINT) and configuration.hub.environment == "production":
         raise ConfigError(f"{FAILPOINT} is set, and the environment is production; unset it")
     clock = SystemClock()

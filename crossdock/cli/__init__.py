@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,7 @@ Folder = Annotated[Path, typer.Argument(help="folder of crossdock.yaml, systems/
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object as the last line")]
 BrokerFolder = Annotated[Path, typer.Option(help="where its data and log are kept")]
 Port = Annotated[int, typer.Option(min=1024, max=65535, help="on 127.0.0.1")]
+Kind = Literal["sql", "soap", "rest"]
 DEFAULT = Path("config")
 BROKER_FOLDER = Path(".crossdock/kafka")
 BROKER_PORT = 19092
@@ -45,11 +46,25 @@ def run(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="where crossdock.yaml, systems/ and pipelines/ go")] = DEFAULT,
+    kind: Annotated[Kind, typer.Option("--from", help="the kind of system")] = "sql",
+    name: Annotated[str | None, typer.Option(help="of the system; default: erp, registry or stations")] = None,
+) -> None:
+    """Writes a system and a pipeline that work, to start from."""
+    from crossdock.start import start
+
+    for path in start(folder, kind, name):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: crossdock lint {folder}    crossdock broker start    crossdock run {folder}")
+
+
+@app.command()
 def lint(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
     """Checks the files, offline: every problem with its place."""
-    from crossdock.configuration.load import load_from_environment
+    from crossdock.configuration.across import checked
 
-    found = load_from_environment(folder)
+    found = checked(folder)
     looked_at = {"systems": sorted(found.systems), "pipelines": sorted(found.pipelines)}
     text = f"{folder}: {len(found.systems)} systems and {len(found.pipelines)} pipelines, no problem"
     _show({"ok": True, **looked_at}, text, as_json=as_json)

@@ -30,6 +30,8 @@ class Configuration:
     pipelines: dict[str, PipelineConfig]
     documents: dict[str, Document] = field(default_factory=dict)
     """By pipeline."""
+    system_documents: dict[str, Document] = field(default_factory=dict)
+    """By system."""
 
     @property
     def models(self) -> Path:
@@ -61,10 +63,12 @@ def load(folder: Path, environ: Mapping[str, str]) -> Configuration:
         raise ConfigError(f"{hub_file}: there is no such file; `crossdock init FOLDER` writes one to start from")
     hub = _checked(HubConfig, _overridden(_read(hub_file, problems), (), environ), problems)
     systems: dict[str, SystemConfig] = {}
+    system_documents: dict[str, Document] = {}
     for document in _documents(folder / "systems", "SYSTEMS", environ, problems):
         system = _system(document, problems)
         if system is not None:
             systems[system.name] = system
+            system_documents[system.name] = document
     pipelines: dict[str, PipelineConfig] = {}
     documents: dict[str, Document] = {}
     for document in _documents(folder / "pipelines", "PIPELINES", environ, problems):
@@ -79,7 +83,7 @@ def load(folder: Path, environ: Mapping[str, str]) -> Configuration:
                 problems.append(str(documents[name].error(where, _unknown("pipeline", block.pipeline, documents))))
     if problems or hub is None:
         raise ConfigError("\n".join(problems))
-    return Configuration(folder, hub, systems, pipelines, documents)
+    return Configuration(folder, hub, systems, pipelines, documents, system_documents)
 
 
 def _read(file: Path, problems: list[str]) -> Document:

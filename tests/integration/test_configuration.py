@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CONFIG = Path(__file__).parents[2] / "config"
-SECRETS = {"REGISTRY_PASSWORD": "x", "STATIONS_TOKEN": "y"}
+SECRETS = {"REGISTRY_PASSWORD": "x", "STATIONS_TOKEN": "y", "FLIGHTOPS_PASSWORD": "z"}
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -60,6 +60,60 @@ def test_a_wrong_file_is_told_with_its_place(folder: Path, file: str, old: str, 
     assert f"{path.name}:" in done.stderr
     if said != "3:":
         assert said in done.stderr
+
+
+FLIGHTS, AIRCRAFT = "pipelines/delay-risk.yaml", "pipelines/inspection-priority.yaml"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        (FLIGHTS, "only: dep_time", "only: delay_risk", ":40:11: flightops/flights.delay_risk is used by 'delay-risk'"),
+        (FLIGHTS, "{path: carrier}", "{path: after.delay_band}", "a feedback loop (delay-risk -> delay-risk)"),
+        (FLIGHTS, "set: {delay_risk: answer.risk,", "set: {origin: answer.band,", "flightops/flights.origin is used"),
+        (FLIGHTS, "    carrier:    {", "    carier:    {", "did you mean 'carrier'?"),
+        (FLIGHTS, "    precip:     {path: weather.precip, missing: impute}\n", "", "the model needs 'precip'"),
+        (FLIGHTS, "[low, medium, high]", "[low, medium, hihg]", "did you mean 'high'?"),
+        (FLIGHTS, "delay-risk@champion", "delay-risk@2.0.0", "2.0.0"),
+        (FLIGHTS, "{path: carrier}", "{path: 'carrier['}", "not a path: 'carrier['"),
+        (FLIGHTS, "freshness: 2m", "freshness: 100ms", ":4:1: shorter than source.every"),
+        (FLIGHTS, "weather: {pipeline: station-weather", "hour_utc: {pipeline: station-weather", "a derived field"),
+        (FLIGHTS, "weather: {pipeline: station-weather", "answer: {pipeline: station-weather", "is reserved"),
+        (FLIGHTS, "weather: {pipeline: station-weather", "weather: {pipeline: delay-risk", "cannot look itself up"),
+        (AIRCRAFT, "operation: listAircraft\n", "operation: listAircrafts\n", "did you mean 'listAircraft'?"),
+        (AIRCRAFT, "set: {priority:", "set: {priorty:", "priorty"),
+        ("systems/registry.yaml", "courtesy:", "timeouts: {total: 60s}\ncourtesy:", "must end within a drain"),
+    ],
+)
+def test_what_does_not_fit_together_is_told_with_its_place(
+    folder: Path, file: str, old: str, new: str, said: str
+) -> None:
+    path = folder / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    done = lint(folder)
+    assert done.returncode == 2, done.stdout
+    assert "Traceback" not in done.stderr
+    assert f"{path.name}:" in done.stderr
+    assert said in done.stderr
+
+
+def test_a_field_that_two_pipelines_write_is_an_error_at_the_second(folder: Path) -> None:
+    text = (folder / FLIGHTS).read_text().replace("name: delay-risk", "name: second-opinion")
+    (folder / "pipelines" / "second-opinion.yaml").write_text(text)
+    done = lint(folder)
+    assert done.returncode == 2
+    assert "second-opinion.yaml:40:11:" in done.stderr
+    assert "flightops/flights.delay_risk is already written by the pipeline 'delay-risk'" in done.stderr
+
+
+def test_all_problems_are_told_at_once(folder: Path) -> None:
+    path = folder / FLIGHTS
+    path.write_text(
+        path.read_text().replace("freshness: 2m", "freshness: 100ms").replace("only: dep_time", "only: delay_risk")
+    )
+    assert len(lint(folder).stderr.strip().splitlines()) == 2
 
 
 def test_help_imports_no_heavy_library() -> None:
