@@ -2,11 +2,12 @@
 
 import hashlib
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from connectors.clock import Clock, SystemClock
 from connectors.config import SourceConfig, SystemConfig, WritebackConfig
 from connectors.contract import Checkable, Readable, Source, System
-from connectors.errors import AuthExpired, ConfigError, Retriable, SystemFault
+from connectors.errors import AuthExpired, ConfigError, Fatal, Retriable, SystemFault
 from connectors.failpoints import VARIABLE as FAILPOINT
 from connectors.retry import Retrying
 from crossdock.configuration.across import LONGEST_DRAIN, checked
@@ -23,7 +24,6 @@ from crossdock.configuration.pipeline import PipelineConfig
 from crossdock.instance import claim
 from crossdock.logs import write_logs
 from crossdock.supervisor import Supervised
-from streams.admin import Admin
 from streams.derive import Derive
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
@@ -56,12 +56,11 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     lock = claim(configuration.folder / ".crossdock", instance)
     write_logs()
     quiet_logs()
-    systems = {name: config.build(clock) for name, config in configuration.systems.items()}
+    systems: dict[str, System] = {}
     try:
-        _look_at_systems(configuration, systems)
-        parts = build(configuration, systems, lock.name, clock)
-        _prepare_topics(configuration)
-        return _run(parts)
+        _in_a_process_of_its_own(lambda: _prepare(configuration, clock))
+        systems |= {name: config.build(clock) for name, config in configuration.systems.items()}
+        return _run(build(configuration, systems, lock.name, clock))
     finally:
         for system in systems.values():
             system.close()
@@ -101,8 +100,51 @@ def _run(parts: Parts) -> int:
     return 0
 
 
+def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
+    """Runs it in a fork: what only the start needs (reflection, kafka-python) takes 40 MB, which go with that process.
+
+    Raises:
+        ConfigError, Retriable: as `prepare` did.
+    """
+    context = multiprocessing.get_context("fork")  # nothing of ours has a thread yet
+    here, there = context.Pipe(duplex=False)
+
+    def child() -> None:
+        try:
+            prepare()
+        except (ConfigError, Retriable) as error:
+            there.send((isinstance(error, ConfigError), str(error), error.detail))
+        else:
+            there.send(None)
+
+    process = context.Process(target=child, name="prepare")
+    process.start()
+    there.close()
+    try:
+        failed = here.recv()
+    except EOFError:
+        raise Fatal("the look at the systems and topics ended without an answer; its traceback is above") from None
+    finally:
+        process.join()
+    if failed is not None:
+        is_config, message, detail = failed
+        raise (ConfigError if is_config else Retriable)(message, detail=detail)
+
+
+def _prepare(configuration: Configuration, clock: Clock) -> None:
+    systems = {name: config.build(clock) for name, config in configuration.systems.items()}
+    try:
+        _look_at_systems(configuration, systems)
+        _prepare_topics(configuration)
+    finally:
+        for system in systems.values():
+            system.close()
+
+
 def _prepare_topics(configuration: Configuration) -> None:
     """Everything that flows has its topic before anything flows."""
+    from streams.admin import Admin
+
     hub = configuration.hub
     topics = HubTopics.of(hub.kafka.prefix).all()
     for name in configuration.pipelines:

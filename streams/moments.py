@@ -9,7 +9,7 @@ class NotATime(ValueError):
     """A text that is no time, or one without a zone."""
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def moment_of(text: str) -> datetime:
     """The time that an RFC 3339 text means. Raises NotATime, also for one without a zone."""
     try:
@@ -21,7 +21,7 @@ def moment_of(text: str) -> datetime:
     return moment
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def local_time(text: str, zone: str) -> datetime:
     """The same moment on the clocks of a zone. Raises NotATime."""
     try:
@@ -30,7 +30,7 @@ def local_time(text: str, zone: str) -> datetime:
         raise NotATime(f"a time beyond the calendar: {text[:40]!r}") from None
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def floored(text: str, to: str, zone: str) -> str:
     """Start of the `hour` or `day` that the moment lies in, as `2013-01-01T10:00:00Z`. Raises NotATime."""
     local = local_time(text, zone)
@@ -43,7 +43,7 @@ def floored(text: str, to: str, zone: str) -> str:
     return f"{start.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def part_of(text: str, part: str, zone: str) -> int:
     """hour, weekday (0 = Monday), day, month or minute on the clocks of a zone. Raises NotATime."""
     local = local_time(text, zone)

@@ -141,12 +141,13 @@ def main() -> None:
     parser.add_argument("--wsdl", type=Path, required=True)
     parser.add_argument("--busy-every", type=int, default=0, metavar="N", help="each Nth call is refused as busy")
     parser.add_argument("--rejected", metavar="TAIL", help="a tail number whose priority is never accepted")
+    parser.add_argument("--faulty", metavar="TAIL", help="a tail number whose update fails its whole call with a fault")
     chosen = parser.parse_args()
     password = os.environ.get("REGISTRY_PASSWORD")
     if not password:
         parser.error("the environment variable REGISTRY_PASSWORD is not set")
-    rejected = {chosen.rejected} if chosen.rejected else set()
-    quirks = Quirks(busy_every=chosen.busy_every, rejected=rejected)
+    rejected, faulty = ({each} if each else set() for each in (chosen.rejected, chosen.faulty))
+    quirks = Quirks(busy_every=chosen.busy_every, rejected=rejected, faulty=faulty)
     server = RegistryServer(chosen.folder, chosen.wsdl, password, chosen.port, quirks=quirks)
     print(f"registry answers on {server.address}", flush=True)
     try:

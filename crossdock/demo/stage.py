@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +55,9 @@ class Addresses:
 class Stage:
     """The demo's servers. Each `start()` begins with empty systems."""
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
-        self.folder, self._clock = folder.absolute(), clock
+    def __init__(self, folder: Path, clock: Clock, *, registry: Sequence[str] = ()) -> None:
+        """`registry` are further arguments for that system's own command line: its quirks."""
+        self.folder, self._clock, self._registry = folder.absolute(), clock, list(registry)
         self.passwords = {
             "FLIGHTOPS_PASSWORD": secrets.token_urlsafe(12),
             "REGISTRY_PASSWORD": secrets.token_urlsafe(12),
@@ -98,7 +99,7 @@ class Stage:
         begin = {
             "kafka": self.broker.start,
             "flightops": self._start_flightops,
-            "registry": lambda: self._serve("registry", "?wsdl", ["--wsdl", str(_wsdl())]),
+            "registry": lambda: self._serve("registry", "?wsdl", ["--wsdl", str(_wsdl()), *self._registry]),
             "stations": lambda: self._serve("stations", "", []),
         }
         with ThreadPoolExecutor(len(begin)) as pool:

@@ -14,7 +14,7 @@ from connectors.clock import Clock
 from connectors.failpoints import failpoint
 from streams.runtime.reader import Batch, Reader
 
-MERGE_RECORDS = 1_000
+MERGE_RECORDS = 500
 
 Crash = Callable[[BaseException], Awaitable[None]]
 

@@ -27,9 +27,9 @@ from streams.runtime.kafka import Kafka, stop_quietly
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 1 << 20
-READ_RECORDS = 1_000
+READ_RECORDS = 500
 """What one read may decode; the rest of a fetch stays packed. Without it a fetch of small records breaks the window."""
-WINDOW_RECORDS = 2_000
+WINDOW_RECORDS = 1_000
 WINDOW_BYTES = 3 << 20
 
 

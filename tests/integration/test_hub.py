@@ -1,0 +1,187 @@
+"""Through the whole hub: one record that a system refuses ends as the design names it, and the others are applied."""
+
+import base64
+import json
+import shutil
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from connectors.clock import SystemClock
+from crossdock.demo import dataset, flightops
+from crossdock.demo.stage import Stage, configuration_folder
+from crossdock.demo.verdict import topics_of
+from crossdock.supervisor import Supervised
+from schemas.codec import decode
+from schemas.dead_letter import DeadLetter
+from schemas.outcome import Fate
+from schemas.receipt import ReceiptRecord
+from streams.admin import Admin
+
+COUNT = 30
+PLANES = [row for _, row in zip(range(COUNT), dataset.planes(), strict=False)]
+FAULTY = str(PLANES[11]["tailnum"])
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path / "stage", SystemClock(), registry=["--faulty", FAULTY])
+    stage.start(lambda what, where: None)
+    yield stage
+    stage.stop()
+
+
+class Hub:
+    """One worker on a copy of the shipped configuration."""
+
+    def __init__(self, stage: Stage, folder: Path) -> None:
+        self.stage, self.folder = stage, Path(shutil.copytree(configuration_folder(), folder))
+        self.log = folder.parent / "worker.log"
+        self._worker: Supervised | None = None
+
+    def change(self, pipeline: str, old: str, new: str) -> None:
+        path = self.folder / "pipelines" / f"{pipeline}.yaml"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    def only(self, pipeline: str) -> None:
+        for path in (self.folder / "pipelines").iterdir():
+            if path.stem != pipeline:
+                path.unlink()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "crossdock", "run", str(self.folder), "--no-supervise"]
+        self._worker = Supervised(command, SystemClock(), log_file=self.log, environ=self.stage.environ)
+        self._worker.start()
+
+    def receipts(self, pipeline: str, count: int, seconds: float = 60) -> dict[Any, list[ReceiptRecord]]:
+        """Receipts by key, once there are so many."""
+        end = time.monotonic() + seconds
+        with Admin(self.stage.broker.bootstrap) as admin:
+            while True:
+                found = [decode(each.value, ReceiptRecord) for each in admin.read(topics_of(pipeline).receipts.name)]
+                if len(found) >= count:
+                    break
+                assert time.monotonic() < end, f"{len(found)} receipts; {self.log.read_text()[-2000:]}"
+                time.sleep(0.2)
+        by_key: dict[Any, list[ReceiptRecord]] = {}
+        for each in found:
+            by_key.setdefault(next(iter(each.key.values())), []).append(each)
+        return by_key
+
+    def letters(self, pipeline: str) -> list[DeadLetter]:
+        with Admin(self.stage.broker.bootstrap) as admin:
+            return [decode(each.value, DeadLetter) for each in admin.read(topics_of(pipeline).dead.name)]
+
+    def stop(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+
+
+@pytest.fixture
+def hub(stage: Stage, tmp_path: Path) -> Iterator[Hub]:
+    hub = Hub(stage, tmp_path / "config")
+    yield hub
+    hub.stop()
+
+
+def fates(found: dict[Any, list[ReceiptRecord]]) -> Counter[Fate]:
+    return Counter(receipts[0].fate for receipts in found.values())
+
+
+def load_reports(stage: Stage) -> None:
+    rows = [row for _, row in zip(range(COUNT), dataset.weather(), strict=False)]
+    headers = {"Authorization": f"Bearer {stage.passwords['STATIONS_TOKEN']}", "Content-Type": "application/json"}
+    stage.load("stations", "/api/reports", json.dumps(rows).encode(), headers)
+
+
+def test_a_flight_that_the_database_refuses_is_one_dead_letter_and_the_others_are_applied(
+    hub: Hub, stage: Stage
+) -> None:
+    """I7: its original bytes, the database's own code, and nothing that would be gone tomorrow."""
+    hub.only("delay-risk")
+    text = (hub.folder / "pipelines" / "delay-risk.yaml").read_text()
+    start, end = text.index("lookups:"), text.index("model:\n")
+    (hub.folder / "pipelines" / "delay-risk.yaml").write_text(
+        (text[:start] + text[end:]).replace("path: weather.", "path: ").replace("unsure: {", "# unsure: {")
+    )
+    engine = flightops.connect(stage.flightops_url)
+    rows = [{**row, "id": number} for number, row in zip(range(1, COUNT + 1), dataset.flights(), strict=False)]
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE flights ADD CHECK (id <> 7 OR delay_risk IS NULL)"))
+        flightops.insert_flights(connection, rows)
+    hub.start()
+    found = hub.receipts("delay-risk", COUNT)
+    assert fates(found) == {Fate.APPLIED: COUNT - 1, Fate.DEAD: 1}
+    (letter,) = hub.letters("delay-risk")
+    assert (letter.stage, letter.code, json.loads(letter.key or b"")) == ("put", "23514", {"id": 7})
+    assert json.loads(letter.value or b"")["after"]["id"] == 7
+    effects = list(flightops.effects(engine))
+    engine.dispose()
+    assert sorted(number for number, _, _ in effects) == [n for n in range(1, COUNT + 1) if n != 7]
+
+
+def test_an_aircraft_whose_update_faults_is_one_dead_letter_and_the_others_are_applied(hub: Hub, stage: Stage) -> None:
+    """A Client fault refuses the whole call: the batch is bisected until the aircraft stands alone."""
+    hub.only("inspection-priority")
+    credentials = base64.b64encode(f"crossdock:{stage.passwords['REGISTRY_PASSWORD']}".encode()).decode()
+    body = "\n".join(json.dumps(row) for row in PLANES).encode()
+    stage.load("registry", "/load", body, {"Authorization": f"Basic {credentials}"})
+    hub.start()
+    found = hub.receipts("inspection-priority", COUNT)
+    assert fates(found) == {Fate.APPLIED: COUNT - 1, Fate.DEAD: 1}
+    (letter,) = hub.letters("inspection-priority")
+    assert letter.stage == "put"
+    assert f"{FAULTY} cannot be inspected" in letter.reason
+    assert found[FAULTY][0].fate is Fate.DEAD
+
+
+@pytest.mark.parametrize(
+    ("if_changed", "fate"),
+    [
+        ("newer_comes", Fate.SUPERSEDED),
+        ("reread", Fate.APPLIED),
+        ("overwrite", Fate.APPLIED),
+        ("dead", Fate.DEAD),
+    ],
+)
+def test_a_report_that_moved_since_it_was_read_ends_as_if_changed_says(
+    hub: Hub, stage: Stage, if_changed: str, fate: Fate
+) -> None:
+    """The stations answer 412: the ETag that one report was read with is not its ETag any more."""
+    hub.only("station-weather")
+    load_reports(stage)
+    one = first_report(stage)
+    hub.change(
+        "station-weather",
+        "model:\n",
+        f"derive:\n  stale: {{map: id, to: {{{one}: '\"moved\"'}}}}\n  tag: {{coalesce: [stale, etag]}}\nmodel:\n",
+    )
+    hub.change("station-weather", "if_match: etag ", "if_match: tag ")
+    hub.change("station-weather", "if_changed: newer_comes", f"if_changed: {if_changed}")
+    hub.start()
+    found = hub.receipts("station-weather", COUNT)
+    expected = Counter({Fate.APPLIED: COUNT})
+    if fate is not Fate.APPLIED:
+        expected = Counter({Fate.APPLIED: COUNT - 1, fate: 1})
+    assert fates(found) == expected
+    assert found[one][0].fate is fate
+    assert [letter.code for letter in hub.letters("station-weather")] == (["412"] if fate is Fate.DEAD else [])
+
+
+def first_report(stage: Stage) -> str:
+    """The id of the first report, as the stations name it."""
+    request = urllib.request.Request(
+        f"{stage.addresses.stations}/api/reports?modified_since=1970-01-01T00:00:00Z&limit=1",
+        headers={"Authorization": f"Bearer {stage.passwords['STATIONS_TOKEN']}"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return str(json.load(answer)["items"][0]["id"])
