@@ -22,7 +22,7 @@ $(STAMP): requirements.lock pyproject.toml
 venv: $(STAMP) ## the virtual environment, from the lock file
 
 .PHONY: demo
-demo: $(STAMP) ## a month of real data through a real Kafka and two systems; ARGS="--json --kill 3"
+demo: $(STAMP) ## a month of real data through a real Kafka and three systems; ARGS="--json --kill 3"
 	$(BIN)/crossdock demo $(ARGS)
 
 .PHONY: test
@@ -40,6 +40,10 @@ lint: $(STAMP) ## style, format, types, import contracts
 format: $(STAMP) ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: schema
+schema: $(STAMP) ## the JSON schemas of the files, for editors
+	$(BIN)/python -m crossdock.configuration.schema config/schema
 
 .PHONY: bench
 bench: $(STAMP) ## what a row costs in the model step

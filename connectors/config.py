@@ -8,7 +8,7 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from connectors.clock import Clock
 from connectors.contract import Idempotency, System
@@ -31,7 +31,8 @@ def _duration(value: Any) -> Any:
     return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+_AS_DURATION = WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["10s", "5m"]})
+Duration = Annotated[timedelta, BeforeValidator(_duration), _AS_DURATION]
 
 
 def _rate(value: Any) -> Any:
@@ -43,7 +44,8 @@ def _rate(value: Any) -> Any:
     return float(found[1]) / _UNITS[found[2]]
 
 
-Rate = Annotated[float, BeforeValidator(_rate)]
+_AS_RATE = WithJsonSchema({"type": "string", "pattern": r"^\d+/(s|m|h)$", "examples": ["200/s"]})
+Rate = Annotated[float, BeforeValidator(_rate), _AS_RATE]
 """Calls per second; written as 200/s, 60/m or 1000/h."""
 
 

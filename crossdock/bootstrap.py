@@ -18,11 +18,12 @@ from connectors.contract import Checkable, Readable, Source, System
 from connectors.errors import AuthExpired, ConfigError, Fatal, Retriable, SystemFault
 from connectors.failpoints import VARIABLE as FAILPOINT
 from connectors.retry import Retrying
-from crossdock.configuration.across import LONGEST_DRAIN, checked
-from crossdock.configuration.load import Configuration
+from crossdock.configuration.across import LONGEST_DRAIN, refuse
+from crossdock.configuration.load import Configuration, load_from_environment
 from crossdock.configuration.pipeline import PipelineConfig
 from crossdock.instance import claim
 from crossdock.logs import write_logs
+from crossdock.memory import keep_small
 from crossdock.supervisor import Supervised
 from streams.derive import Derive
 from streams.ingest import Ingest
@@ -49,7 +50,8 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     """
     if supervise:
         return _supervise(folder, instance)
-    configuration = checked(folder)
+    keep_small()
+    configuration = load_from_environment(folder)
     if os.environ.get(FAILPOINT) and configuration.hub.environment == "production":
         raise ConfigError(f"{FAILPOINT} is set, and the environment is production; unset it")
     clock = SystemClock()
@@ -132,6 +134,7 @@ def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
 
 
 def _prepare(configuration: Configuration, clock: Clock) -> None:
+    refuse(configuration, clock)
     systems = {name: config.build(clock) for name, config in configuration.systems.items()}
     try:
         _look_at_systems(configuration, systems)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from connectors.auth import AuthConfig, NoAuth
 from connectors.clock import Clock
@@ -39,7 +39,8 @@ def _jmespath(path: str) -> str:
     return path
 
 
-Size = Annotated[int, BeforeValidator(_size), Field(ge=1024)]
+_AS_SIZE = WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["32MiB"]})
+Size = Annotated[int, BeforeValidator(_size), Field(ge=1024), _AS_SIZE]
 """Bytes; written as 512KiB, 32MiB or 1GiB."""
 Selector = Annotated[Path, AfterValidator(_jmespath)]
 """JMESPath over the answer's body or over one of its records."""

@@ -62,9 +62,12 @@ def init(
 @app.command()
 def lint(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
     """Checks the files, offline: every problem with its place."""
-    from crossdock.configuration.across import checked
+    from connectors.clock import SystemClock
+    from crossdock.configuration.across import refuse
+    from crossdock.configuration.load import load_from_environment
 
-    found = checked(folder)
+    found = load_from_environment(folder)
+    refuse(found, SystemClock())
     looked_at = {"systems": sorted(found.systems), "pipelines": sorted(found.pipelines)}
     text = f"{folder}: {len(found.systems)} systems and {len(found.pipelines)} pipelines, no problem"
     _show({"ok": True, **looked_at}, text, as_json=as_json)

@@ -13,15 +13,14 @@
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import jmespath
 
-from connectors.clock import Clock, SystemClock
+from connectors.clock import Clock
 from connectors.contract import Lintable, System
 from connectors.errors import ConfigError
-from crossdock.configuration.load import Configuration, load_from_environment
+from crossdock.configuration.load import Configuration
 from crossdock.configuration.pipeline import PipelineConfig
 from crossdock.configuration.yaml import Where
 from streams.derive import Derive
@@ -46,17 +45,11 @@ class _Field(NamedTuple):
         return f"{self.system}/{self.object}.{self.name}"
 
 
-def checked(folder: Path) -> Configuration:
-    """The configuration of a folder, with nothing wrong in it that can be seen offline.
-
-    Raises:
-        ConfigError: everything that is wrong, a line each.
-    """
-    configuration = load_from_environment(folder)
-    found = problems(configuration, SystemClock())
+def refuse(configuration: Configuration, clock: Clock) -> None:
+    """Raises ConfigError with everything that is wrong, a line each; without a problem nothing happens."""
+    found = problems(configuration, clock)
     if found:
         raise ConfigError("\n".join(found))
-    return configuration
 
 
 def problems(configuration: Configuration, clock: Clock) -> list[str]:

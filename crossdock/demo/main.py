@@ -11,6 +11,7 @@ from connectors.clock import Clock, SystemClock
 from connectors.errors import Fatal, Retriable
 from crossdock.demo import dataset
 from crossdock.demo.account import Account, total
+from crossdock.demo.explain import explained
 from crossdock.demo.faults import Scene, faults_of
 from crossdock.demo.naive import NaivePoller
 from crossdock.demo.play import Play
@@ -80,6 +81,7 @@ class Demo:
         self._usage = Usage()
         self._events = 0
         self._naive_lost = 0
+        self._explained: list[str] = []
 
     def play(self) -> dict[str, Account]:
         """From empty systems to the account."""
@@ -103,6 +105,7 @@ class Demo:
         self._played = self._clock.monotonic() - began
         self._screen.done("settled", "reading the logs of the systems")
         found = self._until_accounted()
+        self._explained = list(explained(self.stage))
         self._events = sum(each.figures["changes"] for each in found.values())
         return found
 
@@ -127,6 +130,11 @@ class Demo:
             f"largest worker {self._usage.peak_mb:.0f} MB; worker starts {sum(w.starts for w in self.workers)}"
         )
         say(f"  a naive poller beside the hub never saw the last version of {self._naive_lost:,} flights")
+        if self._explained:
+            say("")
+            say("Why one flight got its value:")
+            for line in self._explained:
+                say(f"  {line}")
         say("")
         if self._options.keep:
             addresses = self.stage.addresses

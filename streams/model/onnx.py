@@ -131,6 +131,7 @@ def _session(version: ModelVersion) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # an arena only grows; the rows are small
     manifest: Manifest = version.manifest
     place = f"model {manifest.name} {manifest.version}"
     try:

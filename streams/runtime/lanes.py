@@ -15,6 +15,8 @@ from connectors.failpoints import failpoint
 from streams.runtime.reader import Batch, Reader
 
 MERGE_RECORDS = 500
+AT_ONCE = 3
+"""Lanes of one reader that work at the same time: more would only hold more in memory, as they share one processor."""
 
 Crash = Callable[[BaseException], Awaitable[None]]
 
@@ -28,9 +30,11 @@ class Hold:
     async def __call__(self, seconds: float) -> None:
         self._lanes.reader.waits(self._tp)
         self._lanes.in_hand -= 1
+        self._lanes.slots.release()
         try:
             await asyncio.sleep(seconds)
         finally:
+            await self._lanes.slots.acquire()
             self._lanes.in_hand += 1
 
 
@@ -41,7 +45,7 @@ class Lanes:
     """All lanes of one reader, fed by one agent."""
 
     def __init__(self, reader: Reader, clock: Clock, work: Work, crash: Crash) -> None:
-        self.in_hand = 0
+        self.in_hand, self.slots = 0, asyncio.Semaphore(AT_ONCE)
         self.reader, self._clock, self._work, self._crash = reader, clock, work, crash
         self._stage = "writeback" if ".write." in reader.group.name else "enrich"
         self._queues: dict[TopicPartition, tuple[deque[Batch], asyncio.Event]] = {}
@@ -85,20 +89,27 @@ class Lanes:
             await self._crash(error)
 
     async def _step(self, tp: TopicPartition, queue: "deque[Batch]") -> None:
-        batches: list[Batch] = []
-        size = 0
-        while queue and (not batches or size + len(queue[0].records) <= MERGE_RECORDS):
-            batch = queue.popleft()
-            if batch.live:
-                batches.append(batch)
-                size += len(batch.records)
-        if not batches:
-            return
-        self.in_hand += 1
-        try:
-            await self._work(tp, [record for batch in batches for record in batch.records], Hold(self, tp))
-            failpoint(f"{self._stage}_before_acknowledge")
-            for batch in batches:
-                batch.acknowledge()
-        finally:
-            self.in_hand -= 1
+        async with self.slots:
+            batches = _merged(queue)
+            if not batches:
+                return
+            self.in_hand += 1
+            try:
+                await self._work(tp, [record for batch in batches for record in batch.records], Hold(self, tp))
+                failpoint(f"{self._stage}_before_acknowledge")
+                for batch in batches:
+                    batch.acknowledge()
+            finally:
+                self.in_hand -= 1
+
+
+def _merged(queue: "deque[Batch]") -> list[Batch]:
+    """The first batches that wait, as many as one piece of work may hold; those that were given up are dropped."""
+    batches: list[Batch] = []
+    size = 0
+    while queue and (not batches or size + len(queue[0].records) <= MERGE_RECORDS):
+        batch = queue.popleft()
+        if batch.live:
+            batches.append(batch)
+            size += len(batch.records)
+    return batches
