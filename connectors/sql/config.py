@@ -138,7 +138,11 @@ class SqlSystemConfig(SystemConfig):
     type: Literal["sql"]
     url: str = Field(description="postgresql://user@host:5432/database or sqlite:////path/to/file; no password in it")
     password: Secret | None = None
-    lock_timeout: Duration = Field(default=timedelta(seconds=5), description="a row that is locked longer: try again")
+    lock_timeout: Duration = Field(
+        default=timedelta(milliseconds=500),
+        description="a row that is locked longer: try again. Below PostgreSQL's deadlock_timeout (1 s), so that in a "
+        "deadlock the hub gives way and not the people who work there",
+    )
 
     @field_validator("url")
     @classmethod

@@ -29,6 +29,7 @@ SLOW_SECONDS = (0.2, 0.8)
 PUBLISHED_AHEAD = timedelta(hours=3)
 ENTERED_AFTER, ENTERED_AFTER_AT_FULL_SPEED = timedelta(days=4), timedelta(days=30)
 LATE_REPORT = 0.1
+DEADLOCK = "40P01"
 LOT = 50
 WINDOW, WINDOW_AT_FULL_SPEED = 3_000, 20_000
 """Flights published and not yet scored, at most: the days wait for a hub that is being killed and started again."""
@@ -179,16 +180,28 @@ class Play:
                 try:
                     if task.after is not None:
                         task.after.result()
-                    with engine.begin() as connection:
-                        task.what(connection, task.rows)
-                        if own.random() < SLOW_SHARE:
-                            self._clock.sleep(own.uniform(*SLOW_SECONDS), self._stopping)
+                    pause = own.uniform(*SLOW_SECONDS) if own.random() < SLOW_SHARE else 0.0
+                    while not self._entered(engine, task, pause):
+                        pass
                     task.done.set_result(None)
                 except BaseException as error:  # noqa: BLE001 - told through the future and to the demo
                     self.error = self.error or error
                     task.done.set_exception(error)
         finally:
             engine.dispose()
+
+    def _entered(self, engine: sa.Engine, task: _Task, pause: float) -> bool:
+        """One transaction; False if the database chose it to end a deadlock, and it is to be typed in again."""
+        try:
+            with engine.begin() as connection:
+                task.what(connection, task.rows)
+                if pause:
+                    self._clock.sleep(pause, self._stopping)
+        except sa.exc.OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != DEADLOCK:
+                raise
+            return False
+        return True
 
 
 def _by_hour(rows: Iterable[Row]) -> dict[datetime, list[Row]]:

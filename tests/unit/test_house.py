@@ -37,7 +37,7 @@ LONG_FUNCTIONS = {
     "crossdock/demo/questions.py delay_risk": "a table of features, read from top to bottom",
     "crossdock/demo/questions.py inspection_priority": "a table of features, read from top to bottom",
 }
-COMMANDS_ON_THEIR_WAY = {"crossdock init"}
+COMMANDS_ON_THEIR_WAY: set[str] = set()
 OTHER_COMMANDS = {"pip", "pre-commit", "git", "rm", "docker"}
 EVENT = re.compile(r"([a-z]+\.[a-z]+(?:_[a-z]+)*)(?: [a-z]+=.*)?", re.DOTALL)
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
