@@ -245,6 +245,7 @@ class Demo:
         for pipeline in TARGETS:
             topics = topics_of(pipeline)
             flows[pipeline] = Flow(
+                read=admin.size(topics.changes.name),
                 scored=admin.size(topics.enriched.name),
                 settled=admin.size(topics.receipts.name),
                 behind=behind(admin, pipeline),

@@ -139,7 +139,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="where its logs are kept")
     parser.add_argument("--wsdl", type=Path, required=True)
-    parser.add_argument("--busy-every", type=int, default=0, metavar="N", help="each Nth call is refused as busy")
+    parser.add_argument(
+        "--busy-every", type=int, default=25, metavar="N", help="each Nth call is refused as busy; 0 = never"
+    )
     parser.add_argument("--rejected", metavar="TAIL", help="a tail number whose priority is never accepted")
     parser.add_argument("--faulty", metavar="TAIL", help="a tail number whose update fails its whole call with a fault")
     chosen = parser.parse_args()

@@ -15,6 +15,7 @@ from crossdock.demo.account import COLUMNS, Account
 class Flow(NamedTuple):
     """Where one pipeline stands."""
 
+    read: int
     scored: int
     settled: int
     behind: int
@@ -60,7 +61,7 @@ class Screen:
     def _table(self, flows: Mapping[str, Flow], note: str, now: float) -> Table:
         table = Table(title=note, title_justify="left", title_style="bold")
         table.add_column("pipeline")
-        for name in ("scored", "settled", "waiting", "settled/s"):
+        for name in ("read", "scored", "settled", "waiting", "settled/s"):
             table.add_column(name, justify="right")
         for name, flow in flows.items():
             rate = 0.0

@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=18082, help="0 = a free one")
     parser.add_argument("--folder", type=Path, required=True, help="where the logs are kept, and read at the start")
     parser.add_argument("--token-env", default="STATIONS_TOKEN", help="environment variable with the bearer token")
-    parser.add_argument("--busy-every", type=int, default=5000, help="answer each n-th call with 429; 0 = never")
+    parser.add_argument("--busy-every", type=int, default=500, help="answer each n-th call with 429; 0 = never")
     options = parser.parse_args()
     token = os.environ.get(options.token_env)
     if not token:

@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import subprocess
 import sys
 import time
 import urllib.request
@@ -19,8 +20,9 @@ from crossdock.demo import dataset, flightops
 from crossdock.demo.stage import Stage, configuration_folder
 from crossdock.demo.verdict import topics_of
 from crossdock.supervisor import Supervised
-from schemas.codec import decode
+from schemas.codec import decode, decode_event
 from schemas.dead_letter import DeadLetter
+from schemas.event import EventValue
 from schemas.outcome import Fate
 from schemas.receipt import ReceiptRecord
 from streams.admin import Admin
@@ -77,6 +79,19 @@ class Hub:
             by_key.setdefault(next(iter(each.key.values())), []).append(each)
         return by_key
 
+    def changes(self, pipeline: str, count: int, seconds: float = 60) -> None:
+        """Returns once there are so many changes on Kafka."""
+        end = time.monotonic() + seconds
+        with Admin(self.stage.broker.bootstrap) as admin:
+            while sum(1 for _ in admin.read(topics_of(pipeline).changes.name)) < count:
+                assert time.monotonic() < end, self.log.read_text()[-2000:]
+                time.sleep(0.1)
+
+    def enriched(self, pipeline: str) -> list[EventValue]:
+        """The events, oldest last: the first of a redelivery counts."""
+        with Admin(self.stage.broker.bootstrap) as admin:
+            return [decode_event(each.value) for each in admin.read(topics_of(pipeline).enriched.name)][::-1]
+
     def letters(self, pipeline: str) -> list[DeadLetter]:
         with Admin(self.stage.broker.bootstrap) as admin:
             return [decode(each.value, DeadLetter) for each in admin.read(topics_of(pipeline).dead.name)]
@@ -97,8 +112,7 @@ def fates(found: dict[Any, list[ReceiptRecord]]) -> Counter[Fate]:
     return Counter(receipts[0].fate for receipts in found.values())
 
 
-def load_reports(stage: Stage) -> None:
-    rows = [row for _, row in zip(range(COUNT), dataset.weather(), strict=False)]
+def load_reports(stage: Stage, rows: list[dict[str, Any]]) -> None:
     headers = {"Authorization": f"Bearer {stage.passwords['STATIONS_TOKEN']}", "Content-Type": "application/json"}
     stage.load("stations", "/api/reports", json.dumps(rows).encode(), headers)
 
@@ -158,7 +172,7 @@ def test_a_report_that_moved_since_it_was_read_ends_as_if_changed_says(
 ) -> None:
     """The stations answer 412: the ETag that one report was read with is not its ETag any more."""
     hub.only("station-weather")
-    load_reports(stage)
+    load_reports(stage, [row for _, row in zip(range(COUNT), dataset.weather(), strict=False)])
     one = first_report(stage)
     hub.change(
         "station-weather",
@@ -175,6 +189,53 @@ def test_a_report_that_moved_since_it_was_read_ends_as_if_changed_says(
     assert fates(found) == expected
     assert found[one][0].fate is fate
     assert [letter.code for letter in hub.letters("station-weather")] == (["412"] if fate is Fate.DEAD else [])
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "old", "new", "said"),
+    [
+        ("delay-risk", "set: {delay_risk:", "set: {delay_rsk:", ":40:11: unknown column 'delay_rsk'"),
+        ("delay-risk", "  table: flights", "  table: flihgts", ":7:3: unknown table 'flihgts'"),
+        ("delay-risk", "timestamp: updated_at", "timestamp: sched_dep", "repeats an hour each autumn"),
+    ],
+)
+def test_a_name_that_the_system_does_not_know_ends_the_start_with_its_place(
+    hub: Hub, stage: Stage, pipeline: str, old: str, new: str, said: str
+) -> None:
+    hub.change(pipeline, old, new)
+    command = [sys.executable, "-m", "crossdock", "run", str(hub.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=stage.environ, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"{pipeline}.yaml" in done.stderr
+    assert said in done.stderr
+
+
+def test_a_flight_waits_for_its_weather_and_without_one_the_model_stands_in_its_own_values(
+    hub: Hub, stage: Stage
+) -> None:
+    """The report comes after the flight; another flight's hour has none."""
+    hub.change("delay-risk", "missing: {wait: 1s,", "missing: {wait: 8s,")
+    hub.change("delay-risk", "  unsure: {", "  # unsure: {")
+    reports = [row for _, row in zip(range(40), dataset.weather(), strict=False)]
+    known = {(row["origin"], row["time_hour"]) for row in reports}
+    flights = list(dataset.flights())
+    with_weather = next(row for row in flights if (row["origin"], row["time_hour"]) in known)
+    without = next(row for row in flights if (row["origin"], row["time_hour"]) not in known)
+    engine = flightops.connect(stage.flightops_url)
+    with engine.begin() as connection:
+        flightops.insert_flights(connection, [{**with_weather, "id": 1}, {**without, "id": 2}])
+    engine.dispose()
+    hub.start()
+    hub.changes("delay-risk", 2)
+    load_reports(stage, reports)
+    found = hub.receipts("delay-risk", 4)  # the hub reads its two writes again, and finds nothing to change
+    assert fates(found) == {Fate.APPLIED: 2}
+    assert [receipts[1].fate for receipts in found.values()] == [Fate.UNCHANGED, Fate.UNCHANGED]
+    events = {event.key["id"]: event for event in hub.enriched("delay-risk")}
+    joined = events[1].lookups["weather"] or {}
+    assert (joined["origin"], joined["time_hour"]) == (with_weather["origin"], with_weather["time_hour"])
+    assert events[2].lookups["weather"] is None
 
 
 def first_report(stage: Stage) -> str:
