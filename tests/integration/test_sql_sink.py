@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from connectors.clock import SystemClock
 from connectors.contract import Checkable, Readable, SinkTask
-from connectors.errors import ConfigError, CrossdockError, Retriable, SystemFault, Unknown
+from connectors.errors import ConfigError, CrossdockError, Rejected, Retriable, SystemFault, Unknown
 from connectors.retry import Retrying
 from connectors.sql.config import SqlSystemConfig, SqlWritebackConfig
 from connectors.sql.system import SqlSystem
@@ -380,6 +380,23 @@ def test_a_right_that_was_taken_away_is_the_systems_fault_and_no_record_is_refus
     assert caught.value.code == "42501"
     assert isinstance(sink, Checkable)
     assert f"GRANT UPDATE (risk) ON orders TO {user}" in sink.check().problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("kind", "states"),
+    [
+        (Retriable, ["08006", "40001", "40P01", "53100", "55P03", "57014", "57P01"]),
+        (Rejected, ["22001", "22P02", "23505", "23514", "44000", "P0001"]),
+        (SystemFault, ["25006", "28000", "42501", "42703", "42P01", "XX000"]),
+    ],
+)
+def test_each_class_of_sqlstate_has_its_meaning(
+    postgresql: Place, kind: type[CrossdockError], states: list[str]
+) -> None:
+    database = postgresql.system().database
+    for state in states:
+        with pytest.raises(kind), database.writing(CLOCK.monotonic() + 10, "test") as connection:
+            connection.exec_driver_sql(f"DO $$ BEGIN RAISE EXCEPTION 'so' USING ERRCODE = '{state}'; END $$")
 
 
 @pytest.mark.parametrize(
