@@ -308,13 +308,17 @@ async def test_the_attempt_is_with_the_broker_before_the_work_begins(flow: Flow)
 async def test_waiting_for_a_sick_system_is_no_attempt(flow: Flow) -> None:
     """An outage during which the worker is killed three times must not hold a partition."""
     go_on = asyncio.Event()
+    noted: list[tuple[int, str]] = []
 
     async def waiting(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+        noted.append(await asyncio.to_thread(flow.committed))
         while not go_on.is_set():
             await hold(0.05)
 
     await flow.produce(10)
     await flow.join(waiting)
+    await until(lambda: bool(noted))
+    assert noted == [(0, "crossdock attempts=1")]
     await eventually(lambda: asyncio.to_thread(lambda: flow.committed() == (0, "")))
     go_on.set()
     await flow.until_committed(10)
