@@ -15,7 +15,7 @@ from connectors.failpoints import failpoint
 from streams.runtime.reader import Batch, Reader
 
 MERGE_RECORDS = 500
-AT_ONCE = 3
+AT_ONCE = 2
 """Lanes of one reader that work at the same time: more would only hold more in memory, as they share one processor."""
 
 Crash = Callable[[BaseException], Awaitable[None]]

@@ -29,7 +29,7 @@ BATCH_RECORDS = 500
 BATCH_BYTES = 1 << 20
 READ_RECORDS = 500
 """What one read may decode; the rest of a fetch stays packed. Without it a fetch of small records breaks the window."""
-WINDOW_RECORDS = 1_000
+WINDOW_RECORDS = 500
 WINDOW_BYTES = 3 << 20
 
 
