@@ -55,12 +55,12 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     if os.environ.get(FAILPOINT) and configuration.hub.environment == "production":
         raise ConfigError(f"{FAILPOINT} is set, and the environment is production; unset it")
     clock = SystemClock()
-    lock = claim(configuration.folder / ".crossdock", instance)
     write_logs()
     quiet_logs()
+    _in_a_process_of_its_own(lambda: _prepare(configuration, clock))
+    lock = claim(configuration.folder / ".crossdock", instance)  # after the fork, which would hold it beyond our end
     systems: dict[str, System] = {}
     try:
-        _in_a_process_of_its_own(lambda: _prepare(configuration, clock))
         systems |= {name: config.build(clock) for name, config in configuration.systems.items()}
         return _run(build(configuration, systems, lock.name, clock))
     finally:

@@ -8,7 +8,7 @@ from zeep.xsd.types import builtins as xsd
 
 from connectors.clock import Clock
 from connectors.contract import Idempotency, Problem, Report
-from connectors.errors import ConfigError, CrossdockError, Rejected
+from connectors.errors import ConfigError, CrossdockError, Rejected, Retriable
 from connectors.soap.config import Cursor, SoapSourceConfig, SoapWritebackConfig
 from connectors.soap.listing import Listing, LocatorExpired, answer_type, arguments
 from connectors.soap.rows import Field, fields_of
@@ -98,10 +98,16 @@ def check_writeback(service: Service, config: SoapWritebackConfig) -> Report:
 
 
 def reach(listing: Listing, config: SoapSourceConfig, clock: Clock, report: Report) -> None:
-    """Reads one page, and adds what stands against it to the report."""
+    """Reads one page, and adds what stands against it to the report.
+
+    Raises:
+        Retriable: the service is away or busy; that says nothing about the configuration.
+    """
     since = config.cursor.start if config.cursor is not None else ""
     try:
         page = listing.page(since, clock.monotonic() + 30.0)
+    except Retriable:
+        raise
     except (CrossdockError, LocatorExpired) as error:
         report.problems.append(Problem(("operation",), str(error)))
     else:

@@ -16,7 +16,7 @@ def demo(folder: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", "-m", "crossdock", "demo", "--json", "--folder", str(folder), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.stdout, done.stderr[-3000:]
-    return {**json.loads(done.stdout.splitlines()[-1]), "exit": done.returncode, "said": done.stderr[-3000:]}
+    return {**json.loads(done.stdout.splitlines()[-1]), "exit": done.returncode, "said": done.stderr}
 
 
 def assert_that_every_change_is_accounted_for(found: dict[str, Any]) -> None:

@@ -443,3 +443,13 @@ def test_check_reports_a_register_that_is_away(registry: RegistryServer, system:
     monkeypatch.setenv("REGISTRY_PASSWORD", "wrong")
     report = system.source(source_config(), written=WRITTEN).check()
     assert "401" in problems(report)["operation",]
+
+
+def test_a_register_that_is_busy_at_the_check_is_no_error_of_the_configuration(
+    registry: RegistryServer, system: SoapSystem
+) -> None:
+    """A worker that starts again meanwhile must not end for good."""
+    registry.quirks.busy_every = 1
+    source = system.source(source_config(), written=WRITTEN)
+    with pytest.raises(Retriable):
+        source.check()
