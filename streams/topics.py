@@ -5,11 +5,14 @@
 | `<p>.changes`          | ingest            | n          | delete   | changes                                   |
 | `<p>.latest`           | ingest            | n          | compact  | newest change per key, for lookups        |
 | `<p>.enriched`         | enrich            | n          | delete   | changes with answer and lookups           |
+| `<p>.parked`           | writeback         | n          | compact  | events that wait behind one of their key  |
+| `<p>.intents`          | writeback         | n          | compact  | calls of class `none`, before they are made |
 | `<p>.receipts`         | enrich, writeback | n          | delete   | what became of each event                 |
 | `<p>.dead`             | all               | 1          | delete   | events refused for good                   |
 | `<p>.review`           | enrich            | 1          | delete   | events that wait for a person             |
 | `crossdock.offsets`    | ingest            | 64         | compact  | source offsets                            |
 | `crossdock.tasks`      | nobody            | 64         | delete   | ownership of source tasks                 |
+| `crossdock.control`    | CLI, workers      | 1          | compact  | commands, pauses, state of credentials    |
 """
 
 import zlib
@@ -50,6 +53,8 @@ class PipelineTopics:
     changes: Topic
     latest: Topic
     enriched: Topic
+    parked: Topic
+    intents: Topic
     receipts: Topic
     dead: Topic
     review: Topic
@@ -61,13 +66,24 @@ class PipelineTopics:
             changes=Topic(f"{stem}.changes", partitions),
             latest=Topic(f"{stem}.latest", partitions, compacted=True),
             enriched=Topic(f"{stem}.enriched", partitions, max_message=2 << 20),
+            parked=Topic(f"{stem}.parked", partitions, compacted=True, max_message=2 << 20),
+            intents=Topic(f"{stem}.intents", partitions, compacted=True),
             receipts=Topic(f"{stem}.receipts", partitions, retention=_AUDIT),
             dead=Topic(f"{stem}.dead", 1, retention=_AUDIT, max_message=4 << 20),
             review=Topic(f"{stem}.review", 1, retention=_AUDIT, max_message=2 << 20),
         )
 
     def all(self) -> list[Topic]:
-        return [self.changes, self.latest, self.enriched, self.receipts, self.dead, self.review]
+        return [
+            self.changes,
+            self.latest,
+            self.enriched,
+            self.parked,
+            self.intents,
+            self.receipts,
+            self.dead,
+            self.review,
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +92,18 @@ class HubTopics:
 
     offsets: Topic
     tasks: Topic
+    control: Topic
 
     @classmethod
     def of(cls, prefix: str) -> "HubTopics":
         return cls(
             offsets=Topic(f"{prefix}.crossdock.offsets", OWNERSHIP_PARTITIONS, compacted=True),
             tasks=Topic(f"{prefix}.crossdock.tasks", OWNERSHIP_PARTITIONS),
+            control=Topic(f"{prefix}.crossdock.control", 1, compacted=True),
         )
 
     def all(self) -> list[Topic]:
-        return [self.offsets, self.tasks]
+        return [self.offsets, self.tasks, self.control]
 
 
 def partition_of(key: bytes, partitions: int) -> int:

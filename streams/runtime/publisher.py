@@ -24,6 +24,8 @@ class Outgoing(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers = NO_HEADERS
+    partition: int | None = None
+    """None: by the key. Given where a record must lie beside another one, as a parked event beside its lane."""
 
 
 Outputs = Mapping[Topic, Sequence[Outgoing]]
@@ -72,12 +74,14 @@ class Publisher:
 
 
 def by_partition(topic: Topic, items: Sequence[Outgoing]) -> dict[int, list[Outgoing]]:
-    """The records of each partition, in order. A record without key goes to partition 0."""
+    """The records of each partition, in order. A record without key or partition goes to partition 0."""
     if topic.partitions == 1:
         return {0: list(items)}
     found: dict[int, list[Outgoing]] = {}
     for item in items:
-        partition = 0 if item.key is None else partition_of(item.key, topic.partitions)
+        partition = item.partition
+        if partition is None:
+            partition = 0 if item.key is None else partition_of(item.key, topic.partitions)
         found.setdefault(partition, []).append(item)
     return found
 
