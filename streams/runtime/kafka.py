@@ -14,6 +14,9 @@ __all__ = ["ConsumerRecord", "Kafka", "KafkaError", "Security", "TopicPartition"
 
 MAX_BATCH = 900_000
 """Bytes of one record batch: below the broker's limit of 1 MiB."""
+FETCH, FETCH_PARTITION = 1 << 20, 256 << 10
+"""Bytes of one answer, and of a partition in it: aiokafka holds them packed beside what the readers hold unpacked. A
+batch that is larger comes whole."""
 _NEVER = 10**12
 _REQUEST_TIMEOUT = 120_000
 
@@ -61,7 +64,7 @@ class Kafka:
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_committed",
-            max_partition_fetch_bytes=1 << 20,
+            **_FETCHED,
             **self._common(),
         )
 
@@ -71,6 +74,7 @@ class Kafka:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
+            **_FETCHED,
             **self._common(),
         )
 
@@ -80,6 +84,7 @@ class Kafka:
 
 
 _SIZES: dict[str, Any] = {"max_batch_size": MAX_BATCH, "max_request_size": 5 << 20}
+_FETCHED: dict[str, Any] = {"fetch_max_bytes": FETCH, "max_partition_fetch_bytes": FETCH_PARTITION}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ A partition whose first open record crashed the process three times is held: see
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, NoOffsetForPartitionError
@@ -31,6 +31,8 @@ READ_RECORDS = 500
 """What one read may decode; the rest of a fetch stays packed. Without it a fetch of small records breaks the window."""
 WINDOW_RECORDS = 500
 WINDOW_BYTES = 3 << 20
+
+_Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +337,10 @@ def _parts(records: Sequence[ConsumerRecord]) -> list[tuple[Sequence[ConsumerRec
     """Cuts records into batches of at most 500 records and 1 MiB."""
     parts: list[tuple[Sequence[ConsumerRecord], int]] = []
     start = size = 0
+    shared: _Headers = ()
     for index, record in enumerate(records):
+        # Most headers are those of the record before: kept once, a record takes half of its memory.
+        shared = record.headers = _shared(shared, record.headers)
         length = len(record.value or b"") + len(record.key or b"")
         if index > start and (index - start >= BATCH_RECORDS or size + length > BATCH_BYTES):
             parts.append((records[start:index], size))
@@ -344,6 +349,12 @@ def _parts(records: Sequence[ConsumerRecord]) -> list[tuple[Sequence[ConsumerRec
     if records:
         parts.append((records[start:], size))
     return parts
+
+
+def _shared(before: _Headers, headers: _Headers) -> _Headers:
+    if len(before) != len(headers):
+        return headers
+    return tuple([old if old == new else new for old, new in zip(before, headers, strict=True)])
 
 
 async def _nothing(deadline: float) -> None:  # noqa: ARG001 - the lanes' signature
