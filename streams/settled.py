@@ -9,11 +9,11 @@ from typing import NamedTuple
 from connectors.clock import Clock
 from schemas.codec import Undecodable, decode_event, encode
 from schemas.dead_letter import DeadLetter, fingerprint
-from schemas.event import EventValue, Headers, header
+from schemas.event import EventValue, Headers, cause_of, header
 from schemas.outcome import Fate
 from schemas.receipt import Receipt, ReceiptRecord
 from schemas.values import rfc3339
-from schemas.write import Write
+from schemas.write import LIVE, Write
 from streams.runtime.kafka import ConsumerRecord
 from streams.runtime.publisher import Outgoing
 from streams.topics import PipelineTopics, Topic
@@ -25,6 +25,9 @@ class Incoming(NamedTuple):
     record: ConsumerRecord
     event: EventValue
     event_id: str
+    cause: str = LIVE
+    only: str | None = None
+    """The one write-back that it is for; None = all."""
 
 
 class Settled:
@@ -43,7 +46,7 @@ class Settled:
             try:
                 if event_id is None:
                     raise Undecodable("no ce_id header: not an event")
-                incoming.append(Incoming(record, decode_event(record.value), event_id))
+                incoming.append(Incoming(record, decode_event(record.value), event_id, *cause_of(record.headers)))
             except Undecodable as error:
                 self._letter(record, event_id, "decode", "undecodable", str(error))
         return incoming

@@ -18,6 +18,7 @@ from mode import Service
 from connectors.clock import Clock
 from connectors.errors import Retriable
 from streams.backoff import backoff
+from streams.control import Control
 from streams.enrich import enrich
 from streams.ingest import Ingest
 from streams.pipeline import Pipeline
@@ -68,6 +69,7 @@ class Worker(Service):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._parts, self._app = parts, app
         self.publisher = Publisher(parts.kafka)
+        self.control = Control(parts.kafka, HubTopics.of(parts.prefix).control, self.publisher)
         self.ownership = self._owning()
         self.readers = [self._enriching(), *(self._writing(target) for target in parts.targets)]
 
@@ -77,6 +79,7 @@ class Worker(Service):  # type: ignore[misc]
 
     async def on_start(self) -> None:
         await self.publisher.start()
+        await self.add_runtime_dependency(self.control.follower)
         for pipeline in self._parts.pipelines:
             for follower in pipeline.lookups.followers:
                 await self.add_runtime_dependency(follower)

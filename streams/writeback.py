@@ -104,7 +104,7 @@ class Writeback:
             model={"name": answer.get("model"), "version": answer.get("version"), "digest": answer.get("digest")},
         )
         return Write(
-            write_id=write_id(self.prefix, self.pipeline, self.name, each.event_id),
+            write_id=write_id(self.prefix, self.pipeline, self.name, each.event_id, each.cause),
             key={theirs: get(scope) for theirs, get in self.match.items()},
             fields={theirs: get(scope) for theirs, get in self.fields.items()},
             version=event.version,
@@ -129,7 +129,7 @@ async def write_back(records: Sequence[ConsumerRecord], writebacks: Sequence[Wri
 
 
 async def _through(writeback: Writeback, incoming: Sequence[Incoming], settled: Settled, hold: Hold) -> None:
-    wanted = [(each, writeback.write(each)) for each in incoming]
+    wanted = [(each, writeback.write(each)) for each in incoming if each.only in (None, writeback.name)]
     newest, overtaken = _newest_of_each_key(wanted)
     for each, write in overtaken:
         receipt = Receipt(Outcome.STALE, 0, reason="a newer version of the key was in the same batch")
