@@ -1,235 +1,209 @@
-"""The index's database: rows and the positions that they reach to, always in one transaction.
+"""Delivery: the writes of one lane into one target, until each has an end. A sick system only ever costs time.
 
-A projector says from which positions it read. If they are not those of the database any more, another projected
-meanwhile and nothing of its transaction happens: so two owners, or an owner and a rebuild, cannot harm each other.
+| what a call brings              | then                                                                              |
+|---------------------------------|-----------------------------------------------------------------------------------|
+| receipts that are an end        | taken, unless the brake says that they are too many refusals of one kind          |
+| Retriable, Unknown              | another call worked meanwhile: halves, to find the sick record; else the breaker  |
+| SystemFault, AuthExpired        | the breaker opens                                                                 |
+| CredentialsRefused              | nobody calls before the health task or a person                                   |
+| the same record, twice alone    | others are tried; it is sick if they work and it fails again: it is parked        |
 """
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
-import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from connectors.clock import Clock
+from connectors.contract import Checkable, Readable, SinkTask
+from connectors.errors import AuthExpired, CrossdockError, Retriable, SystemFault, Unknown
+from connectors.refusals import SUSPECTED
+from schemas.outcome import Outcome
+from schemas.receipt import Receipt
+from schemas.values import Key, Record
+from schemas.write import Write
+from streams.brake import Brake, refusal_of
+from streams.gate import Gate, Hold
 
-from connectors.errors import ConfigError, Retriable
-from connectors.failpoints import failpoint
-from streams.index.tables import OFFSETS, POSITIONS, SCHEMA, STATE, Kind, Row, metadata
-from streams.runtime.kafka import TopicPartition
+_T = TypeVar("_T")
+_W = TypeVar("_W")
 
-_BUSY = 15.0
-"""Seconds that SQLite waits for another writer."""
-_LOCK = sa.text("SELECT pg_advisory_xact_lock(7240951368)")
-"""Two workers that make the tables at once: IF NOT EXISTS races."""
-
-Password = Callable[[], str]
+ALONE = 2
+"""Failures of a record alone before another one is tried."""
 
 
-class Overtaken(Exception):
-    """Another projector was here meanwhile; nothing was stored."""
+class Sink(SinkTask, Protocol):
+    """A sink that tries again by itself (`put`), and one that does not (`once`)."""
+
+    def once(self, writes: Sequence[Write], deadline: float) -> list[Receipt]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One write-back's way into its system."""
+
+    writeback: str
+    """`<pipeline>/<name>`"""
+    sink: Sink
+    reader: Readable | None
+    """The same sink, where it can look."""
+    checker: Checkable | None
+    batch: int
+    total_timeout: float
+    threads: Executor
+    clock: Clock
+    gate: Gate
+    brake: Brake
+
+    async def call(self, method: Callable[[_W, float], _T], what: _W) -> _T:
+        """Runs a method of the sink in a thread, within the system's total time."""
+        deadline = self.clock.monotonic() + self.total_timeout
+        return await asyncio.get_running_loop().run_in_executor(self.threads, method, what, deadline)
+
+
+class OpenedAtFirstUse:
+    """A sink task that is opened by its first `put`: a worker starts also while a target is away."""
+
+    def __init__(self, sink: SinkTask) -> None:
+        self._sink, self._open, self._opening = sink, False, threading.Lock()
+        self.capabilities = sink.capabilities
+
+    def open(self) -> None:
+        """Once, whoever comes first. Raises what the sink's own `open` raises; then the next call tries again."""
+        with self._opening:
+            if not self._open:
+                self._sink.open()
+                self._open = True
+
+    def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
+        self.open()
+        return self._sink.put(writes, deadline)
+
+    def close(self) -> None:
+        self._sink.close()
+
+
+async def deliver(target: Target, writes: Sequence[Write], hold: Hold) -> list[Receipt]:
+    """A receipt for each write, in order; `retry` = this record is sick while others are not: park it.
+
+    Args:
+        target: where to.
+        writes: no key twice.
+        hold: waits; the lane has nothing in hand meanwhile.
+    """
+    delivery = _Delivery(target, writes)
+    while delivery.todo:
+        await target.gate.enter(target.writeback, hold)
+        await delivery.call()
+    return [delivery.receipts[row] for row in range(len(writes))]
+
+
+async def look(target: Target, reader: Readable, keys: Sequence[Key], hold: Hold) -> list[Record | None]:
+    """The target's present records, for as long as it takes."""
+    while True:
+        await target.gate.enter(target.writeback, hold)
+        try:
+            with target.gate.breaker.calling():
+                found = await target.call(reader.read, keys)
+        except (Retriable, Unknown, SystemFault, AuthExpired) as error:
+            await target.gate.failed(error)
+        else:
+            target.gate.succeeded()
+            return found
 
 
 @dataclass(slots=True)
-class Projected:
-    """What one transaction puts into the index."""
+class _Delivery:
+    target: Target
+    writes: Sequence[Write]
+    receipts: dict[int, Receipt] = field(default_factory=dict)
+    todo: list[int] = field(default_factory=list)
+    size: int = 1
+    alone: Counter[int] = field(default_factory=Counter)
+    """How often a record failed alone."""
+    first_failed: dict[int, float] = field(default_factory=dict)
 
-    rows: dict[Kind, list[Row]] = field(default_factory=dict)
-    moved: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
-    """Position before and after; -1 before = there was none."""
-    emptied: list[TopicPartition] = field(default_factory=list)
-    """Partitions that were made anew in Kafka: what the index holds of them is of another topic."""
-    as_of: str | None = None
+    def __post_init__(self) -> None:
+        self.todo, self.size = list(range(len(self.writes))), self.target.batch
 
-
-class IndexDatabase:
-    """One database; opens nothing before the first use.
-
-    Every method raises Retriable while the database is away, locked or full.
-    """
-
-    def __init__(self, url: str, prefix: str, password: Password | None = None) -> None:
-        """
-        Args:
-            url: without a password.
-            prefix: of the hub; several hubs may share a database.
-            password: asked at each connect, so that a rotated one is seen.
-        """
-        self.url, self._prefix = url, prefix
-        self._engine = _engine(url, password)
-        self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
-
-    def open(self) -> None:
-        """Makes the tables where they are missing, and anew where they are of another release."""
-        self._make_folder()
-        with self._transaction() as connection:
-            if self._engine.dialect.name == "postgresql":
-                connection.execute(_LOCK)
-            if sa.inspect(connection).has_table(STATE.name):
-                others = connection.execute(sa.select(STATE.c.schema).where(STATE.c.schema != SCHEMA)).first()
-                if others is not None:
-                    metadata.drop_all(connection)
-            metadata.create_all(connection)
-            first = {"prefix": self._prefix, "schema": SCHEMA, "as_of": None}
-            connection.execute(self._insert(STATE).on_conflict_do_nothing(), [first])
-
-    def positions(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
-        """What is to be read next, of partitions that were read before."""
-        wanted = sa.select(POSITIONS).where(POSITIONS.c.topic.in_(list(topics)))
-        with self.reading() as connection:
-            return {TopicPartition(topic, number): at for topic, number, at in connection.execute(wanted)}
-
-    def store(self, projected: Projected) -> None:
-        """All of it, or nothing.
-
-        Raises:
-            Overtaken: the positions before are not those that stand here.
-        """
-        with self._transaction() as connection:
-            for tp in sorted(projected.moved):
-                self._move(connection, tp, *projected.moved[tp])
-            for tp in projected.emptied:
-                self._empty(connection, tp)
-            for kind, rows in projected.rows.items():
-                self._put(connection, kind, rows)
-            if projected.as_of is not None:
-                here = STATE.c.prefix == self._prefix
-                connection.execute(sa.update(STATE).where(here).values(as_of=projected.as_of))
-            failpoint("index_before_commit")
-        failpoint("index_after_commit")
-
-    def put(self, kind: Kind, rows: Sequence[Row]) -> None:
-        """Rows of records that Kafka no longer has; those that are here already stay."""
-        with self._transaction() as connection:
-            self._put(connection, kind, rows)
-
-    def clear(self, topics: Iterable[str]) -> None:
-        """Forgets all about these topics."""
-        names = list(topics)
-        with self._transaction() as connection:
-            for table in (*(kind.value for kind in Kind), POSITIONS):
-                connection.execute(sa.delete(table).where(table.c.topic.in_(names)))
-            connection.execute(sa.update(STATE).where(STATE.c.prefix == self._prefix).values(as_of=None))
-
-    def counts(self, topics: Iterable[str]) -> tuple[dict[str, int], str | None]:
-        """Rows of each kind, and as of when."""
-        names = list(topics)
-        with self.reading() as connection:
-            counted = {
-                kind.name.lower(): sa.select(sa.func.count()).where(kind.value.c.topic.in_(names)) for kind in Kind
-            }
-            rows = {name: int(connection.execute(each).scalar_one()) for name, each in counted.items()}
-            return rows, self.as_of(connection)
-
-    def as_of(self, connection: sa.Connection) -> str | None:
-        """All that was on Kafka by then is in the tables; None = nothing was read to its end yet."""
-        found = sa.select(STATE.c.as_of).where(STATE.c.prefix == self._prefix)
-        return connection.execute(found).scalar_one_or_none()
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        """One snapshot, read-only."""
-        sqlite_ = self._engine.dialect.name == "sqlite"
-        options = {"reading": True} if sqlite_ else {"isolation_level": "REPEATABLE READ"}
-        try:
-            with self._engine.execution_options(**options).connect() as connection:
-                yield connection
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            raise _away(error) from error
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            raise _away(error) from error
-
-    def close(self) -> None:
-        self._engine.dispose()
-
-    def _make_folder(self) -> None:
-        if self._engine.dialect.name == "sqlite" and self._engine.url.database:
+    async def call(self) -> None:
+        """One call: as much as may go together, or one record as a probe."""
+        gate, began = self.target.gate, self.target.clock.monotonic()
+        with gate.breaker.calling() as probe:
+            rows = self._next(probe=probe)
             try:
-                Path(self._engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise _away(error) from error
+                if probe and self.alone[rows[0]] >= ALONE and self.target.checker is not None:
+                    await self._check(self.target.checker)
+                else:
+                    method = self.target.sink.once if probe else self.target.sink.put
+                    found = await self.target.call(method, [self.writes[row] for row in rows])
+                    self._worked()
+                    await self._take(rows, found, began)
+            except (Retriable, Unknown) as error:
+                await self._failed(rows, error, began)
+            except (SystemFault, AuthExpired) as error:
+                await gate.failed(error)
 
-    def _move(self, connection: sa.Connection, tp: TopicPartition, before: int, after: int) -> None:
-        if before < 0:
-            new = {"topic": tp.topic, "partition": tp.partition, "next": after}
-            first = self._insert(POSITIONS).values(new).on_conflict_do_nothing()
-            done = connection.execute(first.execution_options(preserve_rowcount=True))
-        else:
-            here = (POSITIONS.c.topic == tp.topic) & (POSITIONS.c.partition == tp.partition)
-            moved = sa.update(POSITIONS).where(here & (POSITIONS.c.next == before)).values(next=after)
-            done = connection.execute(moved)
-        if False:
-            raise Overtaken(f"{tp.topic}/{tp.partition} is not at {before} any more")
-
-    def _empty(self, connection: sa.Connection, tp: TopicPartition) -> None:
-        for table in (kind.value for kind in Kind):
-            here = (table.c.topic == tp.topic) & (table.c.partition == tp.partition)
-            connection.execute(sa.delete(table).where(here))
-
-    def _put(self, connection: sa.Connection, kind: Kind, rows: Sequence[Row]) -> None:
+    def _next(self, *, probe: bool) -> list[int]:
+        """Records that failed alone too often go last, and alone: others are to show whether the system works."""
+        rows = [row for row in self.todo if self.alone[row] < ALONE]
         if not rows:
-            return
-        statement = self._insert(kind.value)
-        if kind is not Kind.OFFSETS:
-            connection.execute(statement.on_conflict_do_nothing(), rows)
-            return
-        new = statement.excluded
-        changed = {name: new[name] for name in ("partition", "offset", "position", "changes", "time")}
-        keys, newer = [OFFSETS.c.topic, OFFSETS.c.task], new.offset >= OFFSETS.c.offset
-        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed, where=newer), rows)
+            return [min(self.todo, key=lambda row: self.alone[row])]
+        return rows[:1] if probe else rows[: self.size]
 
+    async def _check(self, checker: Checkable) -> None:
+        """There is no other record to try: whether the system as such works is asked of its check."""
+        await asyncio.get_running_loop().run_in_executor(self.target.threads, checker.check)
+        self._worked()
 
-def _away(error: Exception) -> Retriable:
-    told = getattr(error, "orig", None) or error
-    return Retriable(f"the index's database does not answer: {' '.join(str(told).split())}")
+    def _worked(self) -> None:
+        """The system works: what failed alone while it may have been away gets one more chance."""
+        self.target.gate.succeeded()
+        self.size = min(self.target.batch, self.size * 2)
+        for row, count in self.alone.items():
+            self.alone[row] = min(count, ALONE - 1)
 
+    async def _failed(self, rows: list[int], error: CrossdockError, began: float) -> None:
+        works = self.target.gate.breaker.worked_since(began)
+        if len(rows) == 1:
+            self._failed_alone(rows[0], error)
+        if works:
+            self.size = max(1, len(rows) // 2)  # the system works for others: it is one of these records
+        elif self.todo:
+            await self.target.gate.failed(error)
+            self.size = 1
 
-def _engine(url: str, password: Password | None) -> sa.Engine:
-    made = sa.make_url(url)
-    if made.get_backend_name() == "sqlite":
-        return _sqlite(made)
-    if made.get_backend_name() != "postgresql":
-        raise ConfigError(f"index: url: no support for {made.get_backend_name()}; valid: postgresql, sqlite")
-    engine = sa.create_engine(
-        made,
-        pool_size=1,
-        max_overflow=1,
-        hide_parameters=True,
-        pool_pre_ping=True,
-        connect_args={
-            "connect_timeout": 5,
-            "options": "-c statement_timeout=60000 -c timezone=UTC -c application_name=crossdock-index",
-            "keepalives_idle": 30,
-            "tcp_user_timeout": 30_000,
-        },
-    )
+    def _failed_alone(self, row: int, error: object) -> None:
+        """It is sick if the system worked between two failures of it."""
+        self.alone[row] += 1
+        first = self.first_failed.setdefault(row, self.target.clock.monotonic())
+        if self.alone[row] >= ALONE and self.target.gate.breaker.worked_since(first):
+            self.receipts[row] = Receipt(Outcome.RETRY, attempts=self.alone[row], reason=str(error))
+            self.todo.remove(row)
 
-    @sa.event.listens_for(engine, "do_connect")
-    def _connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
-        if password is not None:
-            parameters["password"] = password()
+    async def _take(self, rows: list[int], found: list[Receipt], began: float) -> None:
+        ends = {row: receipt for row, receipt in zip(rows, found, strict=True) if receipt.outcome is not Outcome.RETRY}
+        for row, receipt in zip(rows, found, strict=True):
+            if receipt.outcome is Outcome.RETRY and receipt.code != SUSPECTED:
+                self.first_failed.setdefault(row, began)  # the call as such worked, and this record did not
+                self._failed_alone(row, receipt.reason)
+        suspected = self._suspected(ends)
+        if suspected is not None:
+            fingerprint, reason = suspected
+            ends = {row: receipt for row, receipt in ends.items() if refusal_of(receipt) != fingerprint}
+            await self.target.gate.suspect(self.target.writeback, fingerprint, reason)
+        self.receipts.update(ends)
+        self.todo = [row for row in self.todo if row not in ends]
 
-    return engine
-
-
-def _sqlite(url: sa.URL) -> sa.Engine:
-    """Readers beside one writer (WAL), and real transactions: the driver's own begin at the first change."""
-    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY, "isolation_level": None})
-
-    @sa.event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        reads = connection.get_execution_options().get("reading")
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-    return engine
+    def _suspected(self, ends: dict[int, Receipt]) -> tuple[str, str] | None:
+        """The kind of refusal that is met too often for being the records' fault."""
+        target = self.target
+        target.brake.decided(target.gate.decided_at(target.writeback))
+        for row, receipt in ends.items():
+            fingerprint = target.brake.note(self.writes[row], receipt)
+            if fingerprint is not None and not target.gate.may_die(target.writeback, fingerprint):
+                return fingerprint, receipt.reason or ""
+        return None
