@@ -7,8 +7,14 @@ import msgspec
 
 from schemas.change import Change, Op
 from schemas.values import Key, Record
+from schemas.write import LIVE
 
 Headers: TypeAlias = list[tuple[str, bytes]]
+
+CAUSE = "cd_cause"
+"""Why an event is written again: `replay:<n>` and the like; absent = live."""
+WRITEBACK = "cd_writeback"
+"""The one write-back that an event is for; absent = all of its pipeline."""
 
 _FIXED: Headers = [
     ("ce_specversion", b"1.0"),
@@ -54,6 +60,16 @@ def headers_of(change: Change, config: bytes) -> Headers:
         ("cd_version", change.version.encode()),
         ("cd_config", config),
     ]
+
+
+_HEADERS_OF_A_CHANGE = 9
+
+
+def cause_of(headers: Sequence[tuple[str, bytes]]) -> tuple[str, str | None]:
+    """Cause of the writes that an event means, and the one write-back that it is for (None = all)."""
+    if len(headers) <= _HEADERS_OF_A_CHANGE:  # as ingest writes it: nothing was added
+        return LIVE, None
+    return header(headers, CAUSE) or LIVE, header(headers, WRITEBACK)
 
 
 def header(headers: Sequence[tuple[str, bytes]], name: str) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.errors import CoordinatorNotAvailableError, KafkaError, UnknownTopicOrPartitionError
 
@@ -138,6 +138,22 @@ class Admin:
                     yield from (record for record in records if record.offset < ends[tp])
         finally:
             consumer.close()
+
+    def append(self, topic: str, records: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Appends keys and values to partition 0 of a topic, and returns when all replicas have them.
+
+        Raises:
+            Retriable: Kafka did not take them; some may be there.
+        """
+        producer = KafkaProducer(acks="all", enable_idempotence=True, **self._arguments)
+        try:
+            sent = [producer.send(topic, key=key, value=value, partition=0) for key, value in records]
+            for each in sent:
+                each.get(timeout=30)
+        except KafkaError as error:
+            raise Retriable(f"Kafka did not take the records for {topic}", detail=repr(error)) from error
+        finally:
+            producer.close(timeout=5)
 
     def _describe(self, names: list[str] | None) -> list[dict[str, Any]]:
         try:
