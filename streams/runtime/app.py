@@ -6,8 +6,11 @@ off by its boot strategy, and our readers feed the channels of its agents.
 
 from typing import Any
 
-import faust
-from faust.app import BootStrategy
+from connectors.later import put_off
+
+with put_off({"aiohttp": (), "aiohttp.client": ("ClientSession",)}):
+    import faust
+    from faust.app import BootStrategy
 
 __all__ = ["WorkerApp"]
 
