@@ -31,6 +31,7 @@ class WorkerApp(faust.App):  # type: ignore[misc]
             store="memory://",
             topic_disable_leader=True,
             web_enabled=False,
+            HttpClient=object,  # never used either; the default would load aiohttp
             worker_redirect_stdouts=False,
             stream_buffer_maxsize=100_000,
             **kwargs,
