@@ -24,7 +24,7 @@ from crossdock.configuration.load import Configuration, load_from_environment
 from crossdock.configuration.pipeline import PipelineConfig
 from crossdock.instance import claim
 from crossdock.logs import write_logs
-from crossdock.memory import keep_small
+from crossdock.memory import keep_for_good, keep_small
 from crossdock.supervisor import Supervised
 from streams.brake import Brake
 from streams.breaker import Breaker
@@ -103,6 +103,7 @@ def _run(parts: Parts) -> int:
     worker = faust.Worker(
         app_of(parts), loglevel="INFO", redirect_stdouts=False, override_logging=False, quiet=True, console_port=0
     )
+    keep_for_good()
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:
