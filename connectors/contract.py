@@ -100,6 +100,7 @@ class SinkTask(Protocol):
             Retriable: the system is away or busy; nothing of this call happened (or all of it is repeatable).
             Throttled: the same, and the system named a time.
             AuthExpired, SystemFault: the system refuses everything.
+            CredentialsRefused: it was asked once and refused the login; a sink never tries again by itself.
             Rejected: without `per_record_results`, some record of the batch was refused and nothing happened.
             Unknown: sent, and no answer.
         """
@@ -162,6 +163,13 @@ class System(Protocol):
 
     def sink(self, config: "WritebackConfig", *, prefix: str) -> SinkTask:
         """A sink. `prefix` separates two hubs on one target (ledger rows, idempotency keys)."""
+        ...
+
+    def credentials_digest(self) -> str:
+        """A short digest of the present login, to tell that a secret was rotated; empty = there is none.
+
+        Raises ConfigError if the secret is not where its reference points.
+        """
         ...
 
     def close(self) -> None: ...

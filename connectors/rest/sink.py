@@ -11,7 +11,7 @@
 | 400, 404, 410, 413, 415, 422                 | rejected                                                            |
 | 408, 425, 429, 5xx                           | retry; 429 and 503 pause the whole system as long as they ask       |
 | 408, 5xx and the class may not be repeated   | unknown: a gateway does not know either                             |
-| 401, 403, a page for people                  | AuthExpired, SystemFault                                            |
+| 401, a login form; 403, another page          | CredentialsRefused; SystemFault                                     |
 | none                                         | unknown if anything was sent, else retry                            |
 """
 

@@ -50,7 +50,7 @@ class SoapSink:
 
         Raises:
             Rejected: the service refused the whole call with a Client fault, and did nothing.
-            Retriable, Throttled, AuthExpired, SystemFault, Unknown: as the contract says; Unknown also for results
+            Retriable, Throttled, SystemFault, Unknown: as the contract says; Unknown also for results
                 that do not fit the records one by one.
         """
         receipts: list[Receipt | None] = [None] * len(writes)

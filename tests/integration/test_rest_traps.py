@@ -12,7 +12,7 @@ import pytest
 
 from connectors.clock import SystemClock
 from connectors.contract import Readable, SourceTask, System
-from connectors.errors import ConfigError, Retriable, SystemFault, Throttled
+from connectors.errors import ConfigError, CredentialsRefused, Retriable, SystemFault, Throttled
 from connectors.rest.config import RestSourceConfig, RestSystemConfig, RestWritebackConfig
 from schemas.change import Change, Op
 from schemas.outcome import Outcome
@@ -447,8 +447,9 @@ def test_a_time_without_a_zone_is_refused_until_the_system_says_one(trap: Trap, 
 
 
 def test_a_login_page_with_200_stops_the_source_and_says_so(trap: Trap, system: System) -> None:
-    trap.answer = lambda asked: (200, {"Content-Type": "text/html"}, b"<html><form>log in</form></html>")
-    with pytest.raises(SystemFault, match="login form"):
+    form = b"<html><form><input name=user><input type=password></form></html>"
+    trap.answer = lambda asked: (200, {"Content-Type": "text/html"}, form)
+    with pytest.raises(CredentialsRefused, match="login form"):
         task_of(system, **SINCE).poll(10, soon())
 
 

@@ -13,7 +13,7 @@ import zeep
 from lxml import etree
 
 from connectors.clock import SystemClock
-from connectors.errors import AuthExpired, Rejected, Retriable, SystemFault, Throttled
+from connectors.errors import CredentialsRefused, Rejected, Retriable, SystemFault, Throttled
 from connectors.retry import Retrying
 from connectors.soap.config import SoapSourceConfig, SoapSystemConfig, SoapWritebackConfig
 from connectors.soap.envelope import parse
@@ -263,9 +263,9 @@ def test_an_aircraft_from_the_future_does_not_hide_the_others(registry: Registry
     assert [change.key["tailNumber"] for change in changes(task)] == ["N104UW"]
 
 
-def test_a_wrong_password_is_an_expired_login(registry: RegistryServer, system: SoapSystem, monkeypatch: Any) -> None:
+def test_a_wrong_password_is_told_and_not_shown(registry: RegistryServer, system: SoapSystem, monkeypatch: Any) -> None:
     monkeypatch.setenv("REGISTRY_PASSWORD", "wrong")
-    with pytest.raises(AuthExpired) as raised:
+    with pytest.raises(CredentialsRefused) as raised:
         task_of(system).poll(10, soon())
     assert "wrong" not in f"{raised.value} {raised.value.detail}"
 
