@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 from connectors.clock import Clock
 from connectors.contract import Checkable, Readable, SinkTask
 from connectors.errors import AuthExpired, CrossdockError, Retriable, SystemFault, Unknown
-from connectors.refusals import SUSPECTED
+from connectors.refusals import is_suspected
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
 from schemas.values import Key, Record
@@ -187,7 +187,7 @@ class _Delivery:
     async def _take(self, rows: list[int], found: list[Receipt], began: float) -> None:
         ends = {row: receipt for row, receipt in zip(rows, found, strict=True) if receipt.outcome is not Outcome.RETRY}
         for row, receipt in zip(rows, found, strict=True):
-            if receipt.outcome is Outcome.RETRY and receipt.code != SUSPECTED:
+            if receipt.outcome is Outcome.RETRY and not is_suspected(receipt):
                 self.first_failed.setdefault(row, began)  # the call as such worked, and this record did not
                 self._failed_alone(row, receipt.reason)
         suspected = self._suspected(ends)
