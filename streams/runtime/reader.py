@@ -22,7 +22,8 @@ from mode import Service
 from connectors.clock import Clock
 from connectors.errors import Fatal
 from connectors.failpoints import failpoint
-from streams.runtime.attempts import CRASHES, Attempts, committed_with_metadata
+from streams.runtime import insides
+from streams.runtime.attempts import CRASHES, Attempts
 from streams.runtime.kafka import Kafka, stop_quietly
 
 BATCH_RECORDS = 500
@@ -225,12 +226,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             await asyncio.wait_for(self._room.wait(), 0.2)
         except TimeoutError:
-            self._check_errors()
-
-    def _check_errors(self) -> None:
-        """An error that ended the coordinator would else hang the group silently."""
-        assert self._consumer is not None
-        self._consumer._coordinator.check_errors()  # noqa: SLF001 - getmany() calls it; here nothing is fetched
+            assert self._consumer is not None
+            if not self.should_stop:
+                insides.check_errors(self._consumer)
 
     async def _read_once(self, room: list[TopicPartition]) -> None:
         assert self._consumer is not None
@@ -245,6 +243,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if epoch != self.epoch or self._rewind_due or self.giving_up:
             self._rewind_due = True  # what was read is dropped: its positions must not stay behind it
             return
+        insides.check_errors(self._consumer)
         batches = self._note(found)
         await self._begin(found)
         if not found:
@@ -299,7 +298,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             assigned = [tp for tp in self._open if tp in self._consumer.assignment()]
             committed = await asyncio.wait_for(self._consumer.seek_to_committed(*assigned), 10) if assigned else {}
-            noted = await asyncio.wait_for(committed_with_metadata(self._consumer, assigned), 10)
+            noted = await asyncio.wait_for(insides.committed_with_metadata(self._consumer, assigned), 10)
             fresh = [tp for tp, offset in committed.items() if not offset]
             if fresh:
                 await asyncio.wait_for(self._consumer.seek_to_beginning(*fresh), 10)
@@ -331,10 +330,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         generation is the only sign.
         """
         assert self._consumer is not None
-        coordinator = self._consumer._coordinator  # noqa: SLF001 - two public attributes of a private object
-        if coordinator.generation < 0 or not coordinator.member_id:
+        now = insides.identity(self._consumer)
+        if now is None:
             return
-        now = (coordinator.generation, coordinator.member_id)
         before, self._member = self._member, now
         if before is not None and before[0] == now[0] and before[1] != now[1]:
             raise Fatal(
