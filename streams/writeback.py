@@ -125,6 +125,7 @@ async def write_back(records: Sequence[ConsumerRecord], writebacks: Sequence[Wri
     incoming = settled.decode(records)
     for writeback in writebacks:
         await _through(writeback, incoming, settled, hold)
+    failpoint("writeback_before_publish")
     return settled.outputs
 
 
@@ -207,6 +208,7 @@ async def _after_conflicts(
         rows = [row for row, receipt in enumerate(receipts) if receipt.outcome is Outcome.CONFLICT]
         if not rows:
             break
+        failpoint("writeback_before_reread")
         found = await _in_thread(writeback, writeback.reader.read, [writes[row].key for row in rows])
         again = {
             row: msgspec.structs.replace(writes[row], expected=record["@version"])

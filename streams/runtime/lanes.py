@@ -47,7 +47,7 @@ class Lanes:
     def __init__(self, reader: Reader, clock: Clock, work: Work, crash: Crash) -> None:
         self.in_hand, self.slots = 0, asyncio.Semaphore(AT_ONCE)
         self.reader, self._clock, self._work, self._crash = reader, clock, work, crash
-        self._stage = "writeback" if ".write." in reader.group.name else "enrich"
+        self._writes = ".write." in reader.group.name
         self._queues: dict[TopicPartition, tuple[deque[Batch], asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         reader.settle, reader.abandon = self._settle, self._abandon
@@ -96,7 +96,7 @@ class Lanes:
             self.in_hand += 1
             try:
                 await self._work(tp, [record for batch in batches for record in batch.records], Hold(self, tp))
-                failpoint(f"{self._stage}_before_acknowledge")
+                failpoint("writeback_before_acknowledge" if self._writes else "enrich_before_acknowledge")
                 for batch in batches:
                     batch.acknowledge()
             finally:
