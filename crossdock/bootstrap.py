@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -18,6 +17,7 @@ from connectors.config import SystemConfig, WritebackConfig
 from connectors.contract import Checkable, Readable, System
 from connectors.errors import ConfigError, Fatal, Retriable
 from connectors.failpoints import VARIABLE as FAILPOINT
+from connectors.failpoints import armed
 from connectors.retry import Retrying
 from crossdock.configuration.across import LONGEST_DRAIN, refuse
 from crossdock.configuration.load import Configuration, load_from_environment
@@ -61,7 +61,7 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
         return _supervise(folder, instance)
     keep_small()
     configuration = load_from_environment(folder)
-    if os.environ.get(FAILPOINT) and configuration.hub.environment == "production":
+    if armed() and configuration.hub.environment == "production":
         raise ConfigError(f"{FAILPOINT} is set, and the environment is production; unset it")
     clock = SystemClock()
     write_logs()

@@ -82,8 +82,10 @@ class Ingest:
 
     async def _own(self, stop: asyncio.Event, patience: "_Patience") -> None:
         async with TaskTransactions(self.kafka, self.transactional_id) as transactions:
+            failpoint("ingest_after_take_over")
             record = await offsets.stored(self.kafka, self.hub.offsets, self.task)
             task = self.source.task(self.task.name)
+            failpoint("ingest_before_open")
             try:
                 await self._in_thread(task.open, None if record is None else record.offset)
                 await self._loop(task, transactions, 0 if record is None else record.changes, stop, patience)
@@ -99,6 +101,7 @@ class Ingest:
                 await _pause(stop, self.every)
                 batch = None if stop.is_set() else await self._poll(task)
                 continue
+            failpoint("ingest_after_poll")
             emitted += len(batch.changes)
             upcoming = asyncio.ensure_future(self._poll(task))  # the source reads on while Kafka commits
             try:
@@ -109,6 +112,7 @@ class Ingest:
             failpoint("ingest_before_ack")
             following = await asyncio.gather(upcoming, return_exceptions=True)
             await self._in_thread(task.ack, batch.offset)
+            failpoint("ingest_after_ack")
             patience.reset()
             if isinstance(following[0], BaseException):
                 raise following[0]

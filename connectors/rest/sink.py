@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 from connectors.contract import Capabilities, Idempotency, Report
 from connectors.errors import CrossdockError, Rejected, Retriable, SystemFault, Unknown
+from connectors.failpoints import failpoint
 from connectors.http import HttpAnswer
 from connectors.refusals import Refusals
 from connectors.rest.config import RestWritebackConfig
@@ -161,7 +162,10 @@ class RestSink:
         if self._config.idempotency is Idempotency.KEY:
             headers[self._config.idempotency_header] = header_safe(write.write_id)
         body = write.fields if self._config.post is None else {**write.key, **write.fields}
-        return self._wire.call(self._config.method, path, headers=headers, body=body, deadline=deadline)
+        failpoint("rest_before_call")
+        answer = self._wire.call(self._config.method, path, headers=headers, body=body, deadline=deadline)
+        failpoint("rest_after_call")
+        return answer
 
     def _read(self, key: Key, deadline: float) -> Record | None:
         answer = self._wire.call("GET", self._path(key), deadline=deadline)

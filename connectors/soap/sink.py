@@ -8,6 +8,7 @@ from zeep.xsd import Nil
 
 from connectors.contract import Capabilities, Report
 from connectors.errors import ConfigError, Rejected, Unknown
+from connectors.failpoints import failpoint
 from connectors.refusals import Refusals
 from connectors.soap.check import check_writeback
 from connectors.soap.config import SoapWritebackConfig
@@ -63,7 +64,9 @@ class SoapSink:
                 receipts[place] = _refused(error)
         request = self._request(records, receipts)
         if request is not None:
+            failpoint("soap_before_call")
             answer = self._calls.write(self._operation, request, self._config.faults, deadline)
+            failpoint("soap_after_call")
             for place, receipt in zip(records, self._receipts(answer, list(records.values())), strict=True):
                 receipts[place] = receipt
         refusals = Refusals()

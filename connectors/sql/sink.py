@@ -97,6 +97,7 @@ class SqlSink:
                 connection.commit()
             except sa.exc.DBAPIError as error:
                 raise self._of_commit(error) from error
+            failpoint("sql_after_commit")
         return receipts
 
     def _of_commit(self, error: sa.exc.DBAPIError) -> CrossdockError:

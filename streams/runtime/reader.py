@@ -180,11 +180,13 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _give_up(self) -> None:
         """Work in hand may end within the drain time; what is left will be delivered again."""
+        failpoint("reader_before_give_up")
         await self.settle(self._clock.monotonic() + self.group.drain)
         await self.abandon()
         if not self.work_raised:
             self._take_back.update(self._open)
         await self._commit()
+        failpoint("reader_after_give_up")
 
     # Committing
 
@@ -197,6 +199,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         failpoint("writeback_before_commit" if ".write." in self.group.name else "enrich_before_commit")
         try:
             await asyncio.wait_for(self._consumer.commit({**notes, **low}), 5)
+            failpoint("writeback_after_commit" if ".write." in self.group.name else "enrich_after_commit")
             self._committed.update(low)
             for tp in low:
                 self._attempts.passed(tp)
@@ -246,7 +249,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         insides.check_errors(self._consumer)
         batches = self._note(found)
         await self._begin(found)
-        if not found:
+        if found:
+            failpoint("reader_before_deliver")
+        else:
             await self._pass_markers(room, epoch)
         for batch in batches:
             await self._deliver(batch)
@@ -294,6 +299,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         one record in some hundred is skipped at each rebalance. aiokafka does not seek to offset 0 or None by itself.
         """
         assert self._consumer is not None
+        failpoint("reader_before_rewind")
         epoch = self.epoch
         try:
             assigned = [tp for tp in self._open if tp in self._consumer.assignment()]

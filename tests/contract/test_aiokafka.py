@@ -474,7 +474,9 @@ async def test_the_end_of_a_producer_waits_for_a_broker_that_is_away_and_its_bat
     await asyncio.to_thread(broker.start)
     try:
         await asyncio.to_thread(make_topic, broker, Topic("t", 1))
-        producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, enable_idempotence=True, request_timeout_ms=2000)
+        producer = AIOKafkaProducer(
+            bootstrap_servers=broker.bootstrap, enable_idempotence=True, request_timeout_ms=2000
+        )
         await producer.start()
         await producer.send_and_wait("t", b"x", partition=0)
         await asyncio.to_thread(broker.kill)
