@@ -22,6 +22,7 @@ from streams.control import Control
 from streams.enrich import enrich
 from streams.ingest import Ingest
 from streams.pipeline import Pipeline
+from streams.replay import TASK, Replayer
 from streams.runtime.app import WorkerApp
 from streams.runtime.kafka import ConsumerRecord, Kafka, TopicPartition
 from streams.runtime.lanes import Hold, Lanes, Work
@@ -97,7 +98,10 @@ class Worker(Service):  # type: ignore[misc]
         group = Group(
             tasks_group(parts.prefix), (HubTopics.of(parts.prefix).tasks.name,), parts.instance, SOURCES_DRAIN
         )
-        return Ownership(group, parts.kafka, {ingest.task.name: ingest.run for ingest in parts.ingests})
+        topics = {pipeline.name: pipeline.topics for pipeline in parts.pipelines}
+        replayer = Replayer(parts.prefix, parts.kafka, topics, parts.clock)
+        bodies = {ingest.task.name: ingest.run for ingest in parts.ingests}
+        return Ownership(group, parts.kafka, {**bodies, TASK: replayer.run})
 
     def _enriching(self) -> Reader:
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}
