@@ -16,7 +16,7 @@ CAUSE = "cd_cause"
 WRITEBACK = "cd_writeback"
 """The one write-back that an event is for; absent = all of its pipeline."""
 VERSION = "cd_version"
-_LAST_OF_A_CHANGE = "cd_config"
+CONFIG = "cd_config"
 
 _FIXED: Headers = [
     ("ce_specversion", b"1.0"),
@@ -60,13 +60,13 @@ def headers_of(change: Change, config: bytes) -> Headers:
         ("ce_time", change.time.encode()),
         ("ce_subject", event_id[len(change.origin) + 1 :].partition("@")[0].encode()),
         (VERSION, change.version.encode()),
-        (_LAST_OF_A_CHANGE, config),
+        (CONFIG, config),
     ]
 
 
 def cause_of(headers: Sequence[tuple[str, bytes]]) -> tuple[str, str | None]:
     """Cause of the writes that an event means, and the one write-back that it is for (None = all)."""
-    if not headers or headers[-1][0] == _LAST_OF_A_CHANGE:  # as ingest writes it: nothing was added
+    if not headers or headers[-1][0] == CONFIG:  # as ingest writes it: nothing was added
         return LIVE, None
     return header(headers, CAUSE) or LIVE, header(headers, WRITEBACK)
 

@@ -7,6 +7,7 @@ import msgspec
 from schemas.codec import Undecodable, decode
 from schemas.dead_letter import LetterHead
 from schemas.outcome import Fate
+from streams.marks import number_of
 from streams.runtime.kafka import TopicPartition
 from streams.runtime.view import View
 
@@ -35,6 +36,8 @@ class Fates:
         self._keys: set[bytes | None] = set()
         self._last: dict[tuple[str, str | None], Ended] = {}
         """By event and write-back, and by event alone under the write-back `*`."""
+        self._causes: dict[str, int] = {}
+        """The highest number of a cause, of events that have one: a person's verdict on a doubt makes causes too."""
 
     async def read(self, tp: TopicPartition, since: datetime) -> None:
         """Knows, afterwards, all receipts of this partition from that time on."""
@@ -56,6 +59,10 @@ class Fates:
             return None
         return last
 
+    def last_cause(self, letter: LetterHead) -> int:
+        """The highest number that a cause of this letter's event has in its receipts; 0 = none but `live`."""
+        return 0 if letter.event_id is None else self._causes.get(letter.event_id, 0)
+
     def _take(self, key: bytes | None, value: bytes) -> None:
         try:
             receipt: Ended = decode(value, Ended)
@@ -65,5 +72,8 @@ class Fates:
             self._keys.add(key)
         elif (receipt.event_id, "*") not in self._last:
             return
+        number = 0 if receipt.write_id is None else number_of(receipt.write_id.rpartition("/")[2])
+        if number > self._causes.get(receipt.event_id, 0):
+            self._causes[receipt.event_id] = number
         self._last[receipt.event_id, receipt.writeback] = receipt
         self._last[receipt.event_id, "*"] = receipt

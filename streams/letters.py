@@ -8,7 +8,7 @@ import msgspec
 from schemas.change import Op
 from schemas.codec import Undecodable, decode, decode_event, encode
 from schemas.dead_letter import DeadLetter, LetterHead
-from schemas.event import CAUSE, VERSION, WRITEBACK, EventValue, Headers, header
+from schemas.event import CAUSE, CONFIG, VERSION, WRITEBACK, EventValue, Headers, header
 from schemas.outcome import Fate
 from schemas.receipt import ReceiptRecord
 from schemas.version import Version
@@ -161,12 +161,12 @@ def _key_and_version(letter: DeadLetter) -> tuple[dict[str, Any], str]:
 
 
 def _headers(letter: DeadLetter, cause: str, version: str | None) -> Headers:
-    """Those that the event had, its cause as the last."""
+    """Those that the event had when it came, its cause as the last; notes of ours about its way are left out."""
     kept: Headers = []
     for name, value in letter.headers:
         if name == VERSION and version is not None:
             kept.append((name, version.encode()))
-        elif name not in {CAUSE, WRITEBACK}:
+        elif name in {VERSION, CONFIG} or not name.startswith("cd_"):
             kept.append((name, value))
     only = letter.writeback or header(letter.headers, WRITEBACK)
     if only is not None:

@@ -176,7 +176,8 @@ class Replayer:
             refused = f"its last outcome is {ended.fate.value} ({ended.write_id or ended.event_id}, {ended.time})"
         else:
             try:
-                cause = self._carried_out(command, letter, marks, done)
+                last = max(marks.last_cause(subject_of(letter)), fates.last_cause(letter))
+                cause = self._carried_out(command, letter, last, done)
             except NotSendable as error:
                 refused = str(error)
         return Mark(
@@ -194,7 +195,7 @@ class Replayer:
             time=rfc3339(self.clock.now()),
         )
 
-    def _carried_out(self, command: Command, letter: DeadLetter, marks: Marks, done: Done) -> str | None:
+    def _carried_out(self, command: Command, letter: DeadLetter, last: int, done: Done) -> str | None:
         """The cause of the event that was sent. Raises NotSendable."""
         topics = self.pipelines[letter.pipeline]
         if isinstance(command, Discard):
@@ -203,7 +204,7 @@ class Replayer:
                 done.add(topics.receipts, receipt)
             return None
         after = command.after if isinstance(command, Edit) else None
-        sent = again(letter, command.verb, topics, marks.last_cause(subject_of(letter)), after)
+        sent = again(letter, command.verb, topics, last, after)
         done.add(sent.topic, sent.outgoing)
         return sent.cause
 

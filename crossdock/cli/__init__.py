@@ -8,6 +8,7 @@ import typer
 
 from connectors.errors import ConfigError, CrossdockError
 from crossdock.cli.dead import dead
+from crossdock.cli.operator import doubt, held
 from crossdock.cli.output import DEFAULT, AsJson, Folder, harmless, show
 
 CONFIGURATION = 2
@@ -22,6 +23,8 @@ app = typer.Typer(
 broker = typer.Typer(no_args_is_help=True, help="An embedded Apache Kafka for development.")
 app.add_typer(dead, name="dead")
 app.add_typer(broker, name="broker")
+app.add_typer(held, name="held")
+app.add_typer(doubt, name="doubt")
 
 BrokerFolder = Annotated[Path, typer.Option(help="where its data and log are kept")]
 Port = Annotated[int, typer.Option(min=1024, max=65535, help="on 127.0.0.1")]
@@ -77,6 +80,13 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
 
     found = look(folder)
     lines = [f"kafka {found['kafka']}{' (insecure)' if found['insecure'] else ''}, workers {len(found['workers'])}"]
+    lines += [
+        f"  {each['system']}: {each['state']} since {each['since']} on worker {each['worker']}: {each['reason']}"
+        for each in found["systems"]
+        if each["state"] != "running"
+    ]
+    if parked := sum(each["parked"] for each in found["systems"]):
+        lines.append(f"  parked events: {parked}")
     for name, each in found["pipelines"].items():
         waiting = ", ".join(f"{system} {count:,}" for system, count in each["waiting_for_writeback"].items())
         lines.append(
