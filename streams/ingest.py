@@ -20,7 +20,7 @@ from connectors.errors import AuthExpired, ConfigError, CredentialsRefused, Retr
 from connectors.failpoints import failpoint
 from schemas.change import Batch, Change, canonical_key
 from schemas.codec import encode, encode_change
-from schemas.dead_letter import DeadLetter, fingerprint
+from schemas.dead_letter import DeadLetter, connect_headers, fingerprint
 from schemas.event import headers_of
 from schemas.values import rfc3339
 from streams import offsets
@@ -152,6 +152,7 @@ class Ingest:
             event_id=change.event_id,
             pipeline=self.pipeline,
             stage="produce",
+            error="Rejected",
             code="too_large",
             reason=reason,
             fingerprint=fingerprint("produce", "too_large", change.origin),
@@ -160,11 +161,12 @@ class Ingest:
             offset=-1,
             key=key,
             value=None,
+            headers=headers_of(change, self.config.encode()),
             config=self.config,
             first_seen=now,
             last_seen=now,
         )
-        return Outgoing(key, encode(letter), headers_of(change, self.config.encode()))
+        return Outgoing(key, encode(letter), connect_headers(letter))
 
 
 class _Patience:
