@@ -32,11 +32,11 @@ from streams.pipeline import Pipeline
 from streams.replay import TASK, Replayer
 from streams.runtime.app import WorkerApp
 from streams.runtime.kafka import ConsumerRecord, Kafka, TopicPartition
-from streams.runtime.lanes import Aside, Hold, Lanes, Work
+from streams.runtime.lanes import Backfill, Hold, Lanes, Rules, Work
 from streams.runtime.ownership import Ownership
 from streams.runtime.publisher import Outputs, Publisher
 from streams.runtime.reader import Batch, Group, Reader
-from streams.topics import HubTopics, enrich_group, tasks_group, write_group
+from streams.topics import HubTopics, Topic, enrich_group, tasks_group, write_group
 from streams.writeback import Writeback, write_back
 
 log = logging.getLogger("crossdock.streams.worker")
@@ -141,16 +141,22 @@ class Worker(Service):  # type: ignore[misc]
 
     def _enriching(self) -> Reader:
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}
+        pipelines |= {each.topics.backfill.name: each.in_backfill for each in self._parts.pipelines}
+        backfills = [_backfill(each.topics.to_enrich, each) for each in self._parts.pipelines]
 
         async def work(tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
             await self.publisher.publish(await _enriched(records, pipelines[tp.topic], hold))
 
         name = enrich_group(self._parts.prefix, self._parts.worker_group)
-        return self._agent("enrich", Group(name, tuple(pipelines), self._parts.instance, ENRICH_DRAIN), work)
+        group = Group(name, tuple(pipelines), self._parts.instance, ENRICH_DRAIN)
+        return self._agent("enrich", group, work, Rules(backfills=backfills))
 
     def _writing(self, target: TargetSystem) -> Reader:
-        writebacks = {found[0].topics.enriched.name: found for found in target.writebacks.values()}
+        writebacks = {topic.name: found for found in target.writebacks.values() for topic in found[0].topics.to_write}
         asides = self._asides[target.system]
+        pipelines = [each for each in self._parts.pipelines if each.name in target.writebacks]
+        backfills = [_backfill(each.topics.to_write, each) for each in pipelines]
+        coalesce = {name: max(each.coalesce for each in found) for name, found in writebacks.items()}
 
         async def work(tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
             publish = self.publisher.publish
@@ -158,7 +164,7 @@ class Worker(Service):  # type: ignore[misc]
 
         name = write_group(self._parts.prefix, target.system)
         group = Group(name, tuple(writebacks), self._parts.instance, target.drain)
-        reader = self._agent(f"write-{target.system}", group, work, asides)
+        reader = self._agent(f"write-{target.system}", group, work, Rules(asides, backfills, coalesce))
         target.gate.breaker.share = lambda: reader.share
         return reader
 
@@ -166,17 +172,23 @@ class Worker(Service):  # type: ignore[misc]
         names = {found[0].topics: [each.name for each in found] for found in target.writebacks.values()}
         return PartitionsAside(names, self._parts.kafka, self._parts.clock)
 
-    def _agent(self, name: str, group: Group, work: Work, aside: Aside | None = None) -> Reader:
+    def _agent(self, name: str, group: Group, work: Work, rules: Rules) -> Reader:
         """A reader, and the Faust agent that it feeds."""
         channel = self._app.channel()
         reader = Reader(group, self._parts.kafka, self._parts.clock, channel.put)
-        lanes = Lanes(reader, self._parts.clock, work, self._app.crash, aside)
+        lanes = Lanes(reader, self._parts.clock, work, self._app.crash, rules)
 
         async def agent(stream: AsyncIterable[Batch]) -> None:
             await lanes.run(stream)
 
         self._app.agent(channel, name=name)(agent)
         return reader
+
+
+def _backfill(topics: tuple[Topic, Topic], pipeline: Pipeline) -> Backfill:
+    """A backfill yields while live records are older than half of what the pipeline promises."""
+    live, backfill = topics
+    return Backfill(backfill.name, live.name, pipeline.freshness.total_seconds() / 2, pipeline.backfill_rate)
 
 
 async def _enriched(records: Sequence[ConsumerRecord], pipeline: Pipeline, hold: Hold) -> Outputs:
