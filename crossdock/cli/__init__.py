@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from connectors.errors import ConfigError, CrossdockError
+from crossdock.cli.operator import doubt, held
 
 CONFIGURATION = 2
 
@@ -22,6 +23,8 @@ dead = typer.Typer(no_args_is_help=True, help="Dead letters: events that were re
 broker = typer.Typer(no_args_is_help=True, help="An embedded Apache Kafka for development.")
 app.add_typer(dead, name="dead")
 app.add_typer(broker, name="broker")
+app.add_typer(held, name="held")
+app.add_typer(doubt, name="doubt")
 
 Folder = Annotated[Path, typer.Argument(help="folder of crossdock.yaml, systems/ and pipelines/")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object as the last line")]
@@ -80,6 +83,13 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
 
     found = look(folder)
     lines = [f"kafka {found['kafka']}{' (insecure)' if found['insecure'] else ''}, workers {len(found['workers'])}"]
+    lines += [
+        f"  {each['system']}: {each['state']} since {each['since']} on worker {each['worker']}: {each['reason']}"
+        for each in found["systems"]
+        if each["state"] != "running"
+    ]
+    if parked := sum(each["parked"] for each in found["systems"]):
+        lines.append(f"  parked events: {parked}")
     for name, each in found["pipelines"].items():
         waiting = ", ".join(f"{system} {count:,}" for system, count in each["waiting_for_writeback"].items())
         lines.append(
