@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mode import Service
@@ -97,7 +98,9 @@ class Worker(Service):  # type: ignore[misc]
         group = Group(
             tasks_group(parts.prefix), (HubTopics.of(parts.prefix).tasks.name,), parts.instance, SOURCES_DRAIN
         )
-        return Ownership(group, parts.kafka, {ingest.task.name: ingest.run for ingest in parts.ingests})
+        return Ownership(
+            group, parts.kafka, {ingest.task.name: partial(ingest.run, self.control) for ingest in parts.ingests}
+        )
 
     def _enriching(self) -> Reader:
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}

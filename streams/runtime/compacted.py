@@ -1,7 +1,7 @@
-"""Reading compacted topics without a group: the newest value per key, or one key's newest value."""
+"""Reading topics without a group: the newest value of each key, once, or for as long as a worker lives."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -12,32 +12,74 @@ from streams.runtime.kafka import Kafka, stop_quietly
 from streams.topics import Topic
 
 
-async def newest_value(kafka: Kafka, topic: Topic, partition: int, key: bytes) -> bytes | None:
-    """The last committed value of one key; None if there is none or it was deleted.
+class TopicMissing(Exception):
+    """Kafka has no such topic."""
+
+
+async def newest_values(
+    kafka: Kafka, topic: Topic, partition: int, wanted: Callable[[bytes], bool]
+) -> dict[bytes, bytes]:
+    """The last committed value of each wanted key of a partition; keys that were deleted are not in it.
 
     Call it for a source offset only after the task was taken over: then no older owner can change it any more.
+
+    Raises:
+        KafkaError: Kafka does not answer.
+        TopicMissing: there is no such topic, or no such partition of it.
     """
+    found: dict[bytes, bytes] = {}
+    async for record in committed(kafka, topic, partition):
+        if record.key is not None and wanted(record.key):
+            if record.value is None:
+                found.pop(record.key, None)
+            else:
+                found[record.key] = record.value
+    return found
+
+
+async def committed(kafka: Kafka, topic: Topic, partition: int) -> AsyncGenerator[ConsumerRecord, None]:
+    """The committed records of a partition, up to where it ends now.
+
+    It waits for the transactions that are open before that end: what is committed behind them would else not be seen.
+
+    Raises:
+        KafkaError: Kafka does not answer.
+        TopicMissing: there is no such topic, or no such partition of it.
+    """
+    tp = TopicPartition(topic.name, partition)
+    end = await _end(kafka, tp)
     consumer = kafka.viewer()
-    await consumer.start()
     try:
-        tp = TopicPartition(topic.name, partition)
+        await consumer.start()
         consumer.assign([tp])
-        found: bytes | None = None
-        async for record in _to_the_end(consumer, tp):
-            if record.key == key:
-                found = record.value
-        return found
+        await consumer.seek_to_beginning(tp)
+        while await consumer.position(tp) < end:
+            for records in (await consumer.getmany(tp, timeout_ms=500)).values():
+                for record in records:
+                    if record.offset < end:
+                        yield record
     finally:
         await stop_quietly(consumer)
 
 
-async def _to_the_end(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Any:
-    end = (await consumer.end_offsets([tp]))[tp]
-    await consumer.seek_to_beginning(tp)
-    while await consumer.position(tp) < end:
-        for records in (await consumer.getmany(tp, timeout_ms=500)).values():
-            for record in records:
-                yield record
+async def _end(kafka: Kafka, tp: TopicPartition) -> int:
+    """Where a partition ends, open transactions included."""
+    consumer = kafka.viewer(committed=False)
+    try:
+        await consumer.start()
+        if tp.partition not in (consumer.partitions_for_topic(tp.topic) or await _looked_up(consumer, tp.topic)):
+            raise TopicMissing(f"the topic {tp.topic} is missing")
+        ends: dict[TopicPartition, int] = await consumer.end_offsets([tp])
+        return ends[tp]
+    finally:
+        await stop_quietly(consumer)
+
+
+async def _looked_up(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
+    """The partitions of a topic by the broker's word; none if it is not there."""
+    await consumer.topics()
+    found: set[int] | None = consumer.partitions_for_topic(topic)
+    return found or set()
 
 
 class Follower(Service):  # type: ignore[misc]

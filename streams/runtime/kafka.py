@@ -65,12 +65,12 @@ class Kafka:
             **self._common(),
         )
 
-    def viewer(self) -> AIOKafkaConsumer:
-        """A reader without a group, for compacted topics."""
+    def viewer(self, *, committed: bool = True) -> AIOKafkaConsumer:
+        """A reader without a group. `committed=False` also sees what open transactions have written."""
         return AIOKafkaConsumer(
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            isolation_level="read_committed",
+            isolation_level="read_committed" if committed else "read_uncommitted",
             **self._common(),
         )
 
