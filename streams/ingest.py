@@ -32,7 +32,7 @@ from streams.offsets import OffsetRecord, Stored
 from streams.runtime.kafka import Kafka, KafkaError
 from streams.runtime.publisher import Outgoing
 from streams.runtime.transaction import Interrupted, NotMine, TaskTransactions
-from streams.topics import MAX_CHANGE, HubTopics, PipelineTopics, Topic
+from streams.topics import MAX_CHANGE, HubTopics, PipelineTopics, Topic, ownership_partition
 
 log = logging.getLogger("crossdock.streams.ingest")
 
@@ -103,7 +103,8 @@ class Ingest:
         to = await self._numbered(at, move.offset)
         now = offsets.moved(self.task, at, move, to, rfc3339(self.clock.now()))
         assert now.record is not None
-        both = [offsets.outgoing(now.record), offsets.outgoing_history(now.history)]
+        beside = ownership_partition(self.task.name)
+        both = [offsets.outgoing(now.record), offsets.outgoing_history(now.history, beside)]
         await transactions.commit({self.hub.offsets: both})
         log.warning(
             "offset.moved task=%s action=%s done=%s before=%s after=%s by=%s reason=%s",

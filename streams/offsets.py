@@ -291,9 +291,9 @@ def outgoing(record: OffsetRecord) -> Outgoing:
     return Outgoing(record.task.encode(), encode(record))
 
 
-def outgoing_history(history: OffsetHistory) -> Outgoing:
-    """It lies in its subject's partition."""
-    return Outgoing(history_key(history.subject), encode(history), partition=ownership_partition(history.subject))
+def outgoing_history(history: OffsetHistory, partition: int) -> Outgoing:
+    """It lies where its subject's offset lies."""
+    return Outgoing(history_key(history.subject), encode(history), partition=partition)
 
 
 def history_key(subject: str) -> bytes:

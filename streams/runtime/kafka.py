@@ -5,12 +5,24 @@ import logging
 import ssl
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-__all__ = ["ConsumerRecord", "Kafka", "KafkaError", "Security", "TopicPartition", "quiet_logs", "stop_quietly"]
+__all__ = [
+    "Consumer",
+    "ConsumerRecord",
+    "Kafka",
+    "KafkaError",
+    "Security",
+    "TopicPartition",
+    "quiet_logs",
+    "stop_quietly",
+]
+
+Consumer: TypeAlias = AIOKafkaConsumer
 
 MAX_BATCH = 900_000
 """Bytes of one record batch: below the broker's limit of 1 MiB."""
@@ -73,6 +85,10 @@ class Kafka:
             isolation_level="read_committed" if committed else "read_uncommitted",
             **self._common(),
         )
+
+    def client(self) -> AIOKafkaClient:
+        """A bare client, for a question that consumers and producers do not ask."""
+        return AIOKafkaClient(**self._common())
 
     def _common(self) -> dict[str, Any]:
         security = {} if self.security is None else self.security.arguments()
