@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from connectors.clock import Clock
 from connectors.contract import Comparing, Numbering, Source, SourceTask, TaskSpec
-from connectors.errors import AuthExpired, ConfigError, Retriable, SystemFault
+from connectors.errors import AuthExpired, ConfigError, CredentialsRefused, Retriable, SystemFault
 from connectors.failpoints import failpoint
 from schemas.change import Batch, Change, canonical_key
 from schemas.codec import encode, encode_change
@@ -28,6 +28,7 @@ from schemas.values import Offset, rfc3339
 from streams import offsets
 from streams.backoff import backoff
 from streams.control import Control
+from streams.credentials import SystemCredentials
 from streams.offsets import OffsetRecord, Stored
 from streams.runtime.kafka import Kafka, KafkaError
 from streams.runtime.publisher import Outgoing
@@ -47,43 +48,50 @@ class Ingest:
     source: Source
     task: TaskSpec
     kafka: Kafka
+    control: Control
     topics: PipelineTopics
     hub: HubTopics
     transactional_id: str
     config: str
+    credentials: SystemCredentials
     every: float
     limit: int
     total_timeout: float
     threads: Executor
     clock: Clock
 
-    async def run(self, control: Control, stop: asyncio.Event) -> None:
+    async def run(self, stop: asyncio.Event) -> None:
         """Lives until `stop` is set, or the task turns out to be somebody else's."""
         patience = _Patience()
-        await first_of(stop.wait(), control.known())
+        await first_of(stop.wait(), self.control.known())
         while not stop.is_set():
+            if not self.credentials.usable:
+                await _pause(stop, 1.0)
+                continue
             try:
-                await self._own(control, stop, patience)
+                await self._own(stop, patience)
             except NotMine:
                 log.info("task.fenced task=%s (another worker owns it now, or this one was too slow)", self.task.name)
                 await _pause(stop, 2.0)
             except offsets.Halted as halted:
-                await self._stand_still(halted, control, stop)
+                await self._stand_still(halted, stop)
             except ConfigError as error:
                 log.error("task.failed task=%s reason=%s", self.task.name, error)
                 await _pause(stop, 30.0)
             except (Interrupted, Retriable, KafkaError) as error:
                 wait = max(patience.next(), getattr(error, "retry_after", None) or 0.0)
-                log.warning("task.waits task=%s seconds=%.1f reason=%s", self.task.name, wait, error or repr(error))
+                log.warning("task.waits task=%s seconds=%.1f reason=%s", self.task.name, wait, str(error) or repr(error))
                 await _pause(stop, wait)
+            except CredentialsRefused as error:
+                await self.credentials.refused(error)
             except (SystemFault, AuthExpired) as error:
                 log.error("task.system_fault task=%s reason=%s (next look in 30 s)", self.task.name, error)
                 await _pause(stop, 30.0)
 
-    async def _own(self, control: Control, stop: asyncio.Event, patience: "_Patience") -> None:
+    async def _own(self, stop: asyncio.Event, patience: "_Patience") -> None:
         async with TaskTransactions(self.kafka, self.transactional_id) as transactions:
             stored = await offsets.stored(self.kafka, self.hub.offsets, self.task)
-            move = control.move(self.task.name, stored.move)
+            move = self.control.move(self.task.name, stored.move)
             if move is not None:
                 stored = await self._move(stored, move, transactions)
             record = await self._trusted(stored)
@@ -91,9 +99,9 @@ class Ingest:
             try:
                 await self._in_thread(task.open, record.offset)
                 await self._compare(task, record)
-                await self._tell_that_it_runs(control)
+                await self._tell_that_it_runs()
                 await self._loop(
-                    task, transactions, record, _Turn(control, self.task.name, record.move, stop), patience
+                    task, transactions, record, _Turn(self.control, self.task.name, record.move, stop), patience
                 )
             finally:
                 await self._in_thread(task.close)
@@ -144,7 +152,7 @@ class Ingest:
         if said is not None:
             raise offsets.went_back(self.task.name, said)
 
-    async def _stand_still(self, halted: offsets.Halted, control: Control, stop: asyncio.Event) -> None:
+    async def _stand_still(self, halted: offsets.Halted, stop: asyncio.Event) -> None:
         """Until a person decides; and looks again each minute, as the cause may go by itself."""
         log.error(
             "task.stopped task=%s trouble=%s reason=%s decide=`%s`",
@@ -153,10 +161,10 @@ class Ingest:
             halted.reason,
             halted.command,
         )
-        known, asked = control.find(Stopped, self.task.name), control.find(OffsetMove, self.task.name)
+        known, asked = self.control.find(Stopped, self.task.name), self.control.find(OffsetMove, self.task.name)
         if known is None or known.trouble is not halted.trouble:
             now = rfc3339(self.clock.now())
-            await control.put(
+            await self.control.put(
                 Stopped(
                     subject=self.task.name,
                     trouble=halted.trouble,
@@ -165,11 +173,11 @@ class Ingest:
                     time=now,
                 )
             )
-        await _Turn(control, self.task.name, None if asked is None else asked.id, stop).rest(60.0)
+        await _Turn(self.control, self.task.name, None if asked is None else asked.id, stop).rest(60.0)
 
-    async def _tell_that_it_runs(self, control: Control) -> None:
-        if control.find(Stopped, self.task.name) is not None:
-            await control.take_back(Stopped, self.task.name)
+    async def _tell_that_it_runs(self) -> None:
+        if self.control.find(Stopped, self.task.name) is not None:
+            await self.control.take_back(Stopped, self.task.name)
 
     async def _loop(
         self,

@@ -24,7 +24,7 @@ from schemas.control import OffsetMove, Trouble
 from schemas.event import header
 from schemas.values import JsonValue, Offset
 from streams.runtime.compacted import TopicMissing, committed, newest_values
-from streams.runtime.kafka import Kafka
+from streams.runtime.kafka import Kafka, TopicPartition
 from streams.runtime.publisher import Outgoing
 from streams.topics import Topic, ownership_partition
 
@@ -140,7 +140,7 @@ async def was_read_before(kafka: Kafka, changes: Topic, task: str) -> bool:
     origin = origin_of(task)
     for partition in range(changes.partitions):
         looked_at = 0
-        async with contextlib.aclosing(committed(kafka, changes, partition)) as records:
+        async with contextlib.aclosing(committed(kafka, [TopicPartition(changes.name, partition)])) as records:
             async for record in records:
                 if header(record.headers, "ce_source") == origin:
                     return True
@@ -158,7 +158,7 @@ async def highest_version(kafka: Kafka, latest: Topic) -> str | None:
     """
     highest = ""
     for partition in range(latest.partitions):
-        async with contextlib.aclosing(committed(kafka, latest, partition)) as records:
+        async with contextlib.aclosing(committed(kafka, [TopicPartition(latest.name, partition)])) as records:
             async for record in records:
                 if record.value is not None:
                     highest = max(highest, decode_event(record.value).version)

@@ -1,7 +1,8 @@
 """Reading topics without a group: the newest value of each key, once, or for as long as a worker lives."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -10,6 +11,8 @@ from mode import Service
 
 from streams.runtime.kafka import Kafka, stop_quietly
 from streams.topics import Topic
+
+log = logging.getLogger("crossdock.streams.compacted")
 
 
 class TopicMissing(Exception):
@@ -27,18 +30,38 @@ async def newest_values(
         KafkaError: Kafka does not answer.
         TopicMissing: there is no such topic, or no such partition of it.
     """
-    found: dict[bytes, bytes] = {}
-    async for record in committed(kafka, topic, partition):
+    found: dict[bytes, ConsumerRecord] = {}
+    async for record in committed(kafka, [TopicPartition(topic.name, partition)]):
         if record.key is not None and wanted(record.key):
-            if record.value is None:
-                found.pop(record.key, None)
-            else:
-                found[record.key] = record.value
-    return found
+            _keep(found, record)
+    return {key: record.value for key, record in found.items()}
 
 
-async def committed(kafka: Kafka, topic: Topic, partition: int) -> AsyncGenerator[ConsumerRecord, None]:
-    """The committed records of a partition, up to where it ends now.
+async def newest_of(
+    kafka: Kafka, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, dict[bytes, ConsumerRecord]]:
+    """The last committed record of every key that was not deleted. Waits for as long as the broker is away."""
+    while True:
+        found: dict[TopicPartition, dict[bytes, ConsumerRecord]] = {tp: {} for tp in partitions}
+        try:
+            async for record in committed(kafka, partitions):
+                _keep(found[TopicPartition(record.topic, record.partition)], record)
+        except (KafkaError, TopicMissing) as error:
+            log.warning("compacted.interrupted error=%r", error)
+            await asyncio.sleep(1.0)
+        else:
+            return found
+
+
+def _keep(found: dict[bytes, ConsumerRecord], record: ConsumerRecord) -> None:
+    if record.value is None:
+        found.pop(record.key, None)
+    else:
+        found[record.key] = record
+
+
+async def committed(kafka: Kafka, partitions: Sequence[TopicPartition]) -> AsyncGenerator[ConsumerRecord, None]:
+    """The committed records of these partitions, up to where they end now; each partition in its order.
 
     It waits for the transactions that are open before that end: what is committed behind them would else not be seen.
 
@@ -46,40 +69,36 @@ async def committed(kafka: Kafka, topic: Topic, partition: int) -> AsyncGenerato
         KafkaError: Kafka does not answer.
         TopicMissing: there is no such topic, or no such partition of it.
     """
-    tp = TopicPartition(topic.name, partition)
-    end = await _end(kafka, tp)
+    left = await _not_empty(kafka, partitions)
     consumer = kafka.viewer()
     try:
         await consumer.start()
-        consumer.assign([tp])
-        await consumer.seek_to_beginning(tp)
-        while await consumer.position(tp) < end:
-            for records in (await consumer.getmany(tp, timeout_ms=500)).values():
+        consumer.assign(list(left))
+        await consumer.seek_to_beginning(*left)
+        while left:
+            for tp, records in (await consumer.getmany(*left, timeout_ms=500)).items():
                 for record in records:
-                    if record.offset < end:
+                    if record.offset < left[tp]:
                         yield record
+            left = {tp: end for tp, end in left.items() if await consumer.position(tp) < end}
     finally:
         await stop_quietly(consumer)
 
 
-async def _end(kafka: Kafka, tp: TopicPartition) -> int:
-    """Where a partition ends, open transactions included."""
+async def _not_empty(kafka: Kafka, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    """Where those end that hold anything, open transactions included."""
     consumer = kafka.viewer(committed=False)
     try:
         await consumer.start()
-        if tp.partition not in (consumer.partitions_for_topic(tp.topic) or await _looked_up(consumer, tp.topic)):
-            raise TopicMissing(f"the topic {tp.topic} is missing")
-        ends: dict[TopicPartition, int] = await consumer.end_offsets([tp])
-        return ends[tp]
+        await consumer.topics()
+        for tp in partitions:
+            if tp.partition not in (consumer.partitions_for_topic(tp.topic) or ()):
+                raise TopicMissing(f"the topic {tp.topic} is missing")
+        begins = await consumer.beginning_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+        return {tp: end for tp, end in ends.items() if end > begins[tp]}
     finally:
         await stop_quietly(consumer)
-
-
-async def _looked_up(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
-    """The partitions of a topic by the broker's word; none if it is not there."""
-    await consumer.topics()
-    found: set[int] | None = consumer.partitions_for_topic(topic)
-    return found or set()
 
 
 class Follower(Service):  # type: ignore[misc]
