@@ -80,7 +80,9 @@ class Ingest:
                 await _pause(stop, 30.0)
             except (Interrupted, Retriable, KafkaError) as error:
                 wait = max(patience.next(), getattr(error, "retry_after", None) or 0.0)
-                log.warning("task.waits task=%s seconds=%.1f reason=%s", self.task.name, wait, str(error) or repr(error))
+                log.warning(
+                    "task.waits task=%s seconds=%.1f reason=%s", self.task.name, wait, str(error) or repr(error)
+                )
                 await _pause(stop, wait)
             except CredentialsRefused as error:
                 await self.credentials.refused(error)

@@ -23,6 +23,7 @@ from schemas.control import SystemState, WorkerState
 from schemas.values import rfc3339
 from streams.aside import PartitionsAside
 from streams.backoff import backoff
+from streams.commits import Commits
 from streams.control import Control
 from streams.credentials import CredentialHealth
 from streams.enrich import enrich
@@ -35,7 +36,7 @@ from streams.runtime.lanes import Aside, Hold, Lanes, Work
 from streams.runtime.ownership import Ownership
 from streams.runtime.publisher import Outputs, Publisher
 from streams.runtime.reader import Batch, Group, Reader
-from streams.topics import HubTopics, enrich_group, tasks_group, write_group
+from streams.topics import HubTopics, Topic, enrich_group, tasks_group, write_group
 from streams.writeback import Writeback, write_back
 
 log = logging.getLogger("crossdock.streams.worker")
@@ -142,7 +143,10 @@ class Worker(Service):  # type: ignore[misc]
             await self.publisher.publish(await _enriched(records, pipelines[tp.topic], hold))
 
         name = enrich_group(self._parts.prefix, self._parts.worker_group)
-        return self._agent("enrich", Group(name, tuple(pipelines), self._parts.instance, ENRICH_DRAIN), work)
+        group = Group(name, tuple(pipelines), self._parts.instance, ENRICH_DRAIN)
+        return self._agent(
+            "enrich", group, self._commits(name, [each.topics.changes for each in pipelines.values()]), work
+        )
 
     def _writing(self, target: TargetSystem) -> Reader:
         writebacks = {found[0].topics.enriched.name: found for found in target.writebacks.values()}
@@ -154,7 +158,8 @@ class Worker(Service):  # type: ignore[misc]
 
         name = write_group(self._parts.prefix, target.system)
         group = Group(name, tuple(writebacks), self._parts.instance, target.drain)
-        reader = self._agent(f"write-{target.system}", group, work, asides)
+        commits = self._commits(name, [found[0].topics.enriched for found in writebacks.values()])
+        reader = self._agent(f"write-{target.system}", group, commits, work, asides)
         target.gate.breaker.share = lambda: reader.share
         return reader
 
@@ -162,10 +167,22 @@ class Worker(Service):  # type: ignore[misc]
         names = {found[0].topics: [each.name for each in found] for found in target.writebacks.values()}
         return PartitionsAside(names, self._parts.kafka, self._parts.clock)
 
-    def _agent(self, name: str, group: Group, work: Work, aside: Aside | None = None) -> Reader:
+    def _commits(self, group: str, topics: Sequence[Topic]) -> Commits:
+        parts = self._parts
+        return Commits(
+            parts.prefix,
+            group,
+            topics,
+            kafka=parts.kafka,
+            publisher=parts.publisher,
+            control=parts.control,
+            clock=parts.clock,
+        )
+
+    def _agent(self, name: str, group: Group, commits: Commits, work: Work, aside: Aside | None = None) -> Reader:
         """A reader, and the Faust agent that it feeds."""
         channel = self._app.channel()
-        reader = Reader(group, self._parts.kafka, self._parts.clock, channel.put)
+        reader = Reader(group, self._parts.kafka, self._parts.clock, channel.put, commits)
         lanes = Lanes(reader, self._parts.clock, work, self._app.crash, aside)
 
         async def agent(stream: AsyncIterable[Batch]) -> None:

@@ -28,7 +28,7 @@ async def newest_values(
 
     Raises:
         KafkaError: Kafka does not answer.
-        TopicMissing: there is no such topic, or no such partition of it.
+        TopicMissing: there is no such topic.
     """
     found: dict[bytes, ConsumerRecord] = {}
     async for record in committed(kafka, [TopicPartition(topic.name, partition)]):
@@ -67,9 +67,11 @@ async def committed(kafka: Kafka, partitions: Sequence[TopicPartition]) -> Async
 
     Raises:
         KafkaError: Kafka does not answer.
-        TopicMissing: there is no such topic, or no such partition of it.
+        TopicMissing: there is no such topic.
     """
     left = await _not_empty(kafka, partitions)
+    if not left:
+        return
     consumer = kafka.viewer()
     try:
         await consumer.start()
@@ -90,9 +92,9 @@ async def _not_empty(kafka: Kafka, partitions: Sequence[TopicPartition]) -> dict
     consumer = kafka.viewer(committed=False)
     try:
         await consumer.start()
-        await consumer.topics()
+        there = await consumer.topics()  # to ask for the end of a topic that is not there would wait for ever
         for tp in partitions:
-            if tp.partition not in (consumer.partitions_for_topic(tp.topic) or ()):
+            if tp.topic not in there:
                 raise TopicMissing(f"the topic {tp.topic} is missing")
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
