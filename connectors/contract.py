@@ -34,7 +34,7 @@ class Idempotency(StrEnum):
     NATURAL = "natural"  # upsert by key, and the target shows whether it is done: repeat
     KEY = "key"  # the target honours an idempotency key: repeat with the same key
     LEDGER = "ledger"  # write ids in the same transaction: a repeat is a no-op
-    READBACK = "readback"  # the record can be found: read back first, then decide
+    READBACK = "readback"  # a write can be found (`Readback`): looked for first, sent if it is not there
     NONE = "none"  # not idempotent: never repeated by itself
 
 
@@ -49,6 +49,8 @@ class Capabilities:
     """False: a refusal of the whole batch raises `Rejected`, and the hub bisects."""
     readable: bool = False
     max_batch: int = 1000
+    settle: float = 0.0
+    """Seconds after which a write whose answer was lost can be found, if it happened (class readback)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +150,15 @@ class SinkTask(Protocol):
     def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
         """One receipt for each write, in the same order. The caller never passes one key twice.
 
+        After `connectors.refusals.IN_A_ROW` refusals in a row with one code the rest is not sent: receipts `retry` with
+        the code `suspected`.
+
         Raises:
-            Retriable: the system is away or busy; nothing of this call happened (or all of it is repeatable).
+            Retriable: the system is away or busy; nothing of this call happened (or all of it is repeatable). Of the
+                classes readback and none it is taken at its word: what may have been sent is Unknown.
             Throttled: the same, and the system named a time.
             AuthExpired, SystemFault: the system refuses everything.
+            CredentialsRefused: it was asked once and refused the login; a sink never tries again by itself.
             Rejected: without `per_record_results`, some record of the batch was refused and nothing happened.
             Unknown: sent, and no answer.
         """
@@ -168,6 +175,18 @@ class Readable(Protocol):
         """The target's present record for each key, in the same order; None = there is none.
 
         The reserved field `@version` holds the target's own version or ETag, in the form of `Write.expected`.
+        """
+        ...
+
+
+@runtime_checkable
+class Readback(Protocol):
+    """A sink of the class readback: it can find out whether a write happened."""
+
+    def happened(self, writes: Sequence[Write], deadline: float) -> list[Receipt | None]:
+        """For each write its receipt if the target has it, in the same order; None = it has not, and it may be sent.
+
+        Never None where the target does not say so clearly: a write would be done twice. Raises as `put` does.
         """
         ...
 
@@ -214,6 +233,13 @@ class System(Protocol):
 
     def sink(self, config: "WritebackConfig", *, prefix: str) -> SinkTask:
         """A sink. `prefix` separates two hubs on one target (ledger rows, idempotency keys)."""
+        ...
+
+    def credentials_digest(self) -> str:
+        """A short digest of the present login, to tell that a secret was rotated; empty = there is none.
+
+        Raises ConfigError if the secret is not where its reference points.
+        """
         ...
 
     def close(self) -> None: ...

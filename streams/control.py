@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from schemas.codec import Undecodable, decode, encode
-from schemas.control import ControlRecord, OffsetMove, control_key
+from schemas.control import Command, ControlRecord, Mark, OffsetMove, control_key
 from streams.runtime.compacted import Follower
 from streams.runtime.kafka import ConsumerRecord, Kafka
 from streams.runtime.publisher import Outgoing, Publisher
@@ -78,6 +78,8 @@ class Control:
         except Undecodable as error:
             log.warning("control.unreadable key=%s reason=%s (a newer version of the hub wrote it?)", key, error)
             return
+        if isinstance(found, Command | Mark):
+            return  # the replayer's own; there may be many, and they never go
         self._records[key] = found
         for listener in self._listeners:
             listener(found)

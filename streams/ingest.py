@@ -22,7 +22,7 @@ from connectors.failpoints import failpoint
 from schemas.change import Batch, Change, canonical_key
 from schemas.codec import encode, encode_change
 from schemas.control import OffsetMove, Stopped
-from schemas.dead_letter import DeadLetter, fingerprint
+from schemas.dead_letter import DeadLetter, connect_headers, fingerprint
 from schemas.event import headers_of
 from schemas.values import Offset, rfc3339
 from streams import offsets
@@ -92,12 +92,14 @@ class Ingest:
 
     async def _own(self, stop: asyncio.Event, patience: "_Patience") -> None:
         async with TaskTransactions(self.kafka, self.transactional_id) as transactions:
+            failpoint("ingest_after_take_over")
             stored = await offsets.stored(self.kafka, self.hub.offsets, self.task)
             move = self.control.move(self.task.name, stored.move)
             if move is not None:
                 stored = await self._move(stored, move, transactions)
             record = await self._trusted(stored)
             task = self.source.task(self.task.name)
+            failpoint("ingest_before_open")
             try:
                 await self._in_thread(task.open, record.offset)
                 await self._compare(task, record)
@@ -195,6 +197,7 @@ class Ingest:
                 await turn.rest(self.every)
                 batch = None if turn.is_over else await self._poll(task)
                 continue
+            failpoint("ingest_after_poll")
             record = offsets.followed(record, batch, rfc3339(self.clock.now()))
             upcoming = asyncio.ensure_future(self._poll(task))  # the source reads on while Kafka commits
             try:
@@ -205,6 +208,7 @@ class Ingest:
             failpoint("ingest_before_ack")
             following = await asyncio.gather(upcoming, return_exceptions=True)
             await self._in_thread(task.ack, batch.offset)
+            failpoint("ingest_after_ack")
             patience.reset()
             if isinstance(following[0], BaseException):
                 raise following[0]
@@ -242,6 +246,7 @@ class Ingest:
             event_id=change.event_id,
             pipeline=self.pipeline,
             stage="produce",
+            error="Rejected",
             code="too_large",
             reason=reason,
             fingerprint=fingerprint("produce", "too_large", change.origin),
@@ -250,11 +255,12 @@ class Ingest:
             offset=-1,
             key=key,
             value=None,
+            headers=headers_of(change, self.config.encode()),
             config=self.config,
             first_seen=now,
             last_seen=now,
         )
-        return Outgoing(key, encode(letter), headers_of(change, self.config.encode()))
+        return Outgoing(key, encode(letter), connect_headers(letter))
 
 
 class _Turn:

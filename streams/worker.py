@@ -30,6 +30,7 @@ from streams.enrich import enrich
 from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.pipeline import Pipeline
+from streams.replay import TASK, Replayer
 from streams.runtime.app import WorkerApp
 from streams.runtime.kafka import ConsumerRecord, Kafka, TopicPartition
 from streams.runtime.lanes import Aside, Hold, Lanes, Work
@@ -133,8 +134,11 @@ class Worker(Service):  # type: ignore[misc]
         group = Group(
             tasks_group(parts.prefix), (HubTopics.of(parts.prefix).tasks.name,), parts.instance, SOURCES_DRAIN
         )
+        topics = {pipeline.name: pipeline.topics for pipeline in parts.pipelines}
         bodies = {ingest.task.name: ingest.run for ingest in parts.ingests}
-        return Ownership(group, parts.kafka, bodies | {each.name: each.run for each in parts.health})
+        bodies |= {each.name: each.run for each in parts.health}
+        bodies[TASK] = Replayer(parts.prefix, parts.kafka, topics, parts.clock).run
+        return Ownership(group, parts.kafka, bodies)
 
     def _enriching(self) -> Reader:
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}

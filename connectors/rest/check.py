@@ -27,7 +27,7 @@ def check_source(config: RestSourceConfig, wire: Wire, zone: ZoneInfo | None) ->
     """Asks for the first page and looks at its first records.
 
     Raises:
-        Retriable, AuthExpired: the system cannot be asked now.
+        Retriable, CredentialsRefused: the system cannot be asked now.
     """
     reader = CursorReader(config.cursor, zone) if config.cursor is not None else None
     pages = Pages(config, wire)

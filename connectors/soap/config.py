@@ -95,7 +95,7 @@ class Faults(Block):
 
     retry: frozenset[str] = frozenset()
     rejected: frozenset[str] = frozenset()
-    auth: frozenset[str] = Field(default=frozenset(), description="the session or login is not valid any more")
+    auth: frozenset[str] = Field(default=frozenset(), description="the login is refused")
 
 
 class More(Block):

@@ -8,11 +8,12 @@ from lxml import etree
 
 from connectors.clock import Clock
 from connectors.errors import CrossdockError, Retriable, SystemFault, Throttled, Unknown
+from connectors.html import is_page
 from connectors.http import HttpAnswer, HttpClient
 from connectors.limits import RateLimit
 from connectors.soap.config import Faults
 from connectors.soap.envelope import Unreadable, body_of, local, parse
-from connectors.soap.faults import fault_error, fault_in, http_error, is_page
+from connectors.soap.faults import fault_error, fault_in, http_error
 from connectors.soap.wsdl import Operation, Request
 
 
@@ -27,7 +28,7 @@ class Calls:
 
         Raises:
             Retriable, Throttled: the system is away or busy, or its answer did not arrive whole.
-            AuthExpired, SystemFault: the system refuses everything, or answers something else.
+            CredentialsRefused, SystemFault: the system refuses everything, or answers something else.
             Rejected: it refuses these arguments.
         """
         try:

@@ -147,19 +147,22 @@ class _RateLimit(logging.Filter):
         return True
 
 
+LOGGERS = (
+    "aiokafka",
+    "aiokafka.cluster",
+    "aiokafka.conn",
+    "aiokafka.consumer.consumer",
+    "aiokafka.consumer.fetcher",
+    "aiokafka.consumer.group_coordinator",
+    "aiokafka.consumer.subscription_state",
+    "aiokafka.producer.producer",
+    "aiokafka.producer.sender",
+)
+
+
 def quiet_logs() -> None:
     """Limits what aiokafka's loggers may say."""
-    for name in (
-        "aiokafka",
-        "aiokafka.cluster",
-        "aiokafka.conn",
-        "aiokafka.client",
-        "aiokafka.consumer.fetcher",
-        "aiokafka.consumer.group_coordinator",
-        "aiokafka.consumer.subscription_state",
-        "aiokafka.producer.sender",
-        "aiokafka.producer.transaction_manager",
-    ):
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(item, _RateLimit) for item in logger.filters):
             logger.addFilter(_RateLimit())

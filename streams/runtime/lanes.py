@@ -61,7 +61,7 @@ class Lanes:
         """`aside` knows what of a partition stands aside, and when it is to be looked at though nothing new came."""
         self.in_hand, self.slots = 0, asyncio.Semaphore(AT_ONCE)
         self.reader, self._clock, self._work, self._crash, self._aside = reader, clock, work, crash, aside
-        self._stage = "writeback" if ".write." in reader.group.name else "enrich"
+        self._writes = ".write." in reader.group.name
         self._queues: dict[TopicPartition, tuple[deque[Batch], asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         reader.begin, reader.settle, reader.abandon = self._begin, self._settle, self._abandon
@@ -83,6 +83,7 @@ class Lanes:
 
     async def _known(self, partitions: Sequence[TopicPartition]) -> None:
         if self._aside is not None and partitions:
+            failpoint("writeback_before_aside")
             await self._aside.load(partitions)
 
     async def _settle(self, deadline: float) -> None:
@@ -138,7 +139,7 @@ class Lanes:
             self.in_hand += 1
             try:
                 await self._work(tp, [record for batch in batches for record in batch.records], Hold(self, tp))
-                failpoint(f"{self._stage}_before_acknowledge")
+                failpoint("writeback_before_acknowledge" if self._writes else "enrich_before_acknowledge")
                 for batch in batches:
                     batch.acknowledge()
             finally:

@@ -30,7 +30,8 @@ from mode import Service
 from connectors.clock import Clock
 from connectors.errors import Fatal
 from connectors.failpoints import failpoint
-from streams.runtime.attempts import CRASHES, Attempts, committed_with_metadata
+from streams.runtime import insides
+from streams.runtime.attempts import CRASHES, Attempts
 from streams.runtime.kafka import Kafka, stop_quietly
 from streams.runtime.starting import AtTheCommit, Starting
 from streams.runtime.window import READ_RECORDS, Open, parts
@@ -173,11 +174,13 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _give_up(self) -> None:
         """Work in hand may end within the drain time; what is left will be delivered again."""
+        failpoint("reader_before_give_up")
         await self.settle(self._clock.monotonic() + self.group.drain)
         await self.abandon()
         if not self.work_raised:
             self._take_back.update(self._open)
         await self._commit()
+        failpoint("reader_after_give_up")
 
     # Committing
 
@@ -190,6 +193,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         failpoint("writeback_before_commit" if ".write." in self.group.name else "enrich_before_commit")
         try:
             await asyncio.wait_for(self._consumer.commit({**notes, **low}), 5)
+            failpoint("writeback_after_commit" if ".write." in self.group.name else "enrich_after_commit")
             self._committed.update(low)
             for tp in low:
                 self._attempts.passed(tp)
@@ -241,12 +245,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             await asyncio.wait_for(self._room.wait(), 0.2)
         except TimeoutError:
-            self._check_errors()
-
-    def _check_errors(self) -> None:
-        """An error that ended the coordinator would else hang the group silently."""
-        assert self._consumer is not None
-        self._consumer._coordinator.check_errors()  # noqa: SLF001 - getmany() calls it; here nothing is fetched
+            assert self._consumer is not None
+            if not self.should_stop:
+                insides.check_errors(self._consumer)
 
     async def _read_once(self, room: list[TopicPartition]) -> None:
         assert self._consumer is not None
@@ -264,9 +265,12 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if epoch != self.epoch or self._rewind_due or self.giving_up:
             self._rewind_due = True  # what was read is dropped: its positions must not stay behind it
             return
+        insides.check_errors(self._consumer)
         batches = self._note(found)
         await self._begin(found)
-        if not found:
+        if found:
+            failpoint("reader_before_deliver")
+        else:
             await self._pass_markers(room, epoch)
         for batch in batches:
             await self._deliver(batch)
@@ -314,10 +318,11 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         record in some hundred is skipped at each rebalance. aiokafka does not seek to offset 0 or None by itself.
         """
         assert self._consumer is not None
+        failpoint("reader_before_rewind")
         epoch = self.epoch
         try:
             assigned = [tp for tp in self._open if tp in self._consumer.assignment()]
-            noted = await asyncio.wait_for(committed_with_metadata(self._consumer, assigned), 10)
+            noted = await asyncio.wait_for(insides.committed_with_metadata(self._consumer, assigned), 10)
             committed = {tp: _offset(noted.get(tp)) for tp in assigned}
             starts = await asyncio.wait_for(self._starting.begin(self._consumer, committed), 60)
             if epoch != self.epoch:
@@ -354,10 +359,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         generation is the only sign.
         """
         assert self._consumer is not None
-        coordinator = self._consumer._coordinator  # noqa: SLF001 - two public attributes of a private object
-        if coordinator.generation < 0 or not coordinator.member_id:
+        now = insides.identity(self._consumer)
+        if now is None:
             return
-        now = (coordinator.generation, coordinator.member_id)
         before, self._member = self._member, now
         if before is not None and before[0] == now[0] and before[1] != now[1]:
             raise Fatal(
