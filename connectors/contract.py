@@ -13,14 +13,15 @@ Life of a source task, always in this order and never in two threads at once:
 Life of a sink task: `open()`, then `put()` from several threads at once, but never one key in two of them; `close()`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from schemas.change import Batch
 from schemas.receipt import Receipt
-from schemas.values import Key, Offset, Record
+from schemas.values import JsonValue, Key, Offset, Record
 from schemas.write import Write
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class TaskSpec:
     """`<system>.<object>`, as in `flightops.flights`."""
     depends_on: str
     """Digest of system id, object, mode, cursor, key and filter: an offset with another digest is refused."""
+    parts: Mapping[str, JsonValue] = field(default_factory=dict)
+    """What that is a digest of, under the names of the file: told when it differs."""
 
 
 class Source(Protocol):
@@ -86,6 +89,55 @@ class SourceTask(Protocol):
 
     def ack(self, offset: Offset) -> None: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Rewindable(Protocol):
+    """A source task whose position is a time. Called after `open`."""
+
+    def offset_at(self, moment: datetime) -> Offset:
+        """Where reading goes on with everything that changed at this time or after it.
+
+        Raises ConfigError if this position is no time after all.
+        """
+        ...
+
+
+@runtime_checkable
+class Countable(Protocol):
+    """A source task that can count. Called after `open`."""
+
+    def count_between(self, start: Offset | None, end: Offset | None, deadline: float) -> int:
+        """Records after `start` and up to `end`. None = from the beginning, or up to the newest.
+
+        Raises what `poll` raises.
+        """
+        ...
+
+
+@runtime_checkable
+class Numbering(Protocol):
+    """A source task that numbers versions itself, where the source tells no order. Called before `open`."""
+
+    def numbered(self, offset: Offset | None, highest: str | None) -> Offset | None:
+        """The same place, with numbers that go on after this version: lower ones would count as old.
+
+        `highest` is the highest version that the task ever emitted; None = there is none.
+        """
+        ...
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """A source task that notices when its source is older than what was read of it: put back from a backup."""
+
+    def went_back(self, newest: str, deadline: float) -> str | None:
+        """A sentence that says so, if no record is as new as this version less the overlap; None = nothing is wrong.
+
+        Called after `open`; cheap, as it is asked at each. A source without any record has not gone back.
+        Raises what `poll` raises.
+        """
+        ...
 
 
 class SinkTask(Protocol):

@@ -249,6 +249,7 @@ class _Context:
                 source=source,
                 task=spec,
                 kafka=self.kafka,
+                control=self.control,
                 topics=self.topics(config.name),
                 hub=HubTopics.of(prefix),
                 transactional_id=f"{prefix}.{config.name}.{spec.name}",

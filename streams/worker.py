@@ -23,6 +23,7 @@ from schemas.control import SystemState, WorkerState
 from schemas.values import rfc3339
 from streams.aside import PartitionsAside
 from streams.backoff import backoff
+from streams.commits import Commits
 from streams.control import Control
 from streams.credentials import CredentialHealth
 from streams.enrich import enrich
@@ -149,7 +150,8 @@ class Worker(Service):  # type: ignore[misc]
 
         name = enrich_group(self._parts.prefix, self._parts.worker_group)
         group = Group(name, tuple(pipelines), self._parts.instance, ENRICH_DRAIN)
-        return self._agent("enrich", group, work, Rules(backfills=backfills))
+        topics = [topic for each in self._parts.pipelines for topic in each.topics.to_enrich]
+        return self._agent("enrich", group, topics, work, Rules(backfills=backfills))
 
     def _writing(self, target: TargetSystem) -> Reader:
         writebacks = {topic.name: found for found in target.writebacks.values() for topic in found[0].topics.to_write}
@@ -164,7 +166,8 @@ class Worker(Service):  # type: ignore[misc]
 
         name = write_group(self._parts.prefix, target.system)
         group = Group(name, tuple(writebacks), self._parts.instance, target.drain)
-        reader = self._agent(f"write-{target.system}", group, work, Rules(asides, backfills, coalesce))
+        topics = [topic for each in pipelines for topic in each.topics.to_write]
+        reader = self._agent(f"write-{target.system}", group, topics, work, Rules(asides, backfills, coalesce))
         target.gate.breaker.share = lambda: reader.share
         return reader
 
@@ -172,10 +175,23 @@ class Worker(Service):  # type: ignore[misc]
         names = {found[0].topics: [each.name for each in found] for found in target.writebacks.values()}
         return PartitionsAside(names, self._parts.kafka, self._parts.clock)
 
-    def _agent(self, name: str, group: Group, work: Work, rules: Rules) -> Reader:
+    def _commits(self, group: str, topics: Sequence[Topic]) -> Commits:
+        parts = self._parts
+        return Commits(
+            parts.prefix,
+            group,
+            topics,
+            kafka=parts.kafka,
+            publisher=parts.publisher,
+            control=parts.control,
+            clock=parts.clock,
+        )
+
+    def _agent(self, name: str, group: Group, topics: Sequence[Topic], work: Work, rules: Rules) -> Reader:
         """A reader, and the Faust agent that it feeds."""
         channel = self._app.channel()
-        reader = Reader(group, self._parts.kafka, self._parts.clock, channel.put)
+        commits = self._commits(group.name, topics)
+        reader = Reader(group, self._parts.kafka, self._parts.clock, channel.put, commits)
         lanes = Lanes(reader, self._parts.clock, work, self._app.crash, rules)
 
         async def agent(stream: AsyncIterable[Batch]) -> None:

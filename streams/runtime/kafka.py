@@ -5,13 +5,25 @@ import logging
 import ssl
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
-__all__ = ["ConsumerRecord", "Kafka", "KafkaError", "Security", "TopicPartition", "quiet_logs", "stop_quietly"]
+__all__ = [
+    "Consumer",
+    "ConsumerRecord",
+    "Kafka",
+    "KafkaError",
+    "Security",
+    "TopicPartition",
+    "quiet_logs",
+    "stop_quietly",
+]
+
+Consumer: TypeAlias = AIOKafkaConsumer
 
 MAX_BATCH = 900_000
 """Bytes of one record batch: below the broker's limit of 1 MiB."""
@@ -70,14 +82,18 @@ class Kafka:
             **self._common(),
         )
 
-    def viewer(self) -> AIOKafkaConsumer:
-        """A reader without a group, for compacted topics."""
+    def viewer(self, *, committed: bool = True) -> AIOKafkaConsumer:
+        """A reader without a group. `committed=False` also sees what open transactions have written."""
         return AIOKafkaConsumer(
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            isolation_level="read_committed",
+            isolation_level="read_committed" if committed else "read_uncommitted",
             **self._common(),
         )
+
+    def client(self) -> AIOKafkaClient:
+        """A bare client, for a question that consumers and producers do not ask."""
+        return AIOKafkaClient(**self._common())
 
     def _common(self) -> dict[str, Any]:
         security = {} if self.security is None else self.security.arguments()
