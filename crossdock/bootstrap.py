@@ -255,6 +255,8 @@ class _Context:
                 transactional_id=f"{prefix}.{config.name}.{spec.name}",
                 config=self.digest(config),
                 credentials=self.credentials[config.source.system],
+                backfills=all(block.guards_version for block in config.writeback),
+                fresh=config.freshness.total_seconds() / 2,
                 every=config.source.every.total_seconds(),
                 limit=config.source.batch,
                 total_timeout=system.timeouts.total.total_seconds(),

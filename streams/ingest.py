@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from connectors.clock import Clock
@@ -54,6 +55,10 @@ class Ingest:
     transactional_id: str
     config: str
     credentials: SystemCredentials
+    backfills: bool
+    """What is read before the source has caught up goes to the backfill: every target tells old versions from new."""
+    fresh: float
+    """Seconds of age up to which a change counts as live."""
     every: float
     limit: int
     total_timeout: float
@@ -143,7 +148,7 @@ class Ingest:
         if at.record is not None:
             offsets.refuse_other_configuration(self.task, at.record)
             return at.record
-        if await offsets.was_read_before(self.kafka, self.topics.changes, self.task.name):
+        if await offsets.was_read_before(self.kafka, self.topics.to_enrich, self.task.name):
             raise offsets.lost(self.task.name, self.topics.changes.name)
         return offsets.first_record(self.task)
 
@@ -194,10 +199,13 @@ class Ingest:
         batch = await self._poll(task)
         while not turn.is_over:
             if batch is None:
+                record = offsets.caught_up(record)
                 await turn.rest(self.every)
                 batch = None if turn.is_over else await self._poll(task)
                 continue
             failpoint("ingest_after_poll")
+            if self._is_fresh(batch):
+                record = offsets.caught_up(record)
             record = offsets.followed(record, batch, rfc3339(self.clock.now()))
             upcoming = asyncio.ensure_future(self._poll(task))  # the source reads on while Kafka commits
             try:
@@ -213,6 +221,13 @@ class Ingest:
             if isinstance(following[0], BaseException):
                 raise following[0]
             batch = following[0]
+
+    def _is_fresh(self, batch: Batch) -> bool:
+        """Whether the newest change of a batch is as young as live ones are to be."""
+        if not batch.changes:
+            return False
+        age = self.clock.now() - datetime.fromisoformat(batch.changes[-1].time)
+        return age.total_seconds() <= self.fresh
 
     async def _poll(self, task: SourceTask) -> Batch | None:
         return await self._in_thread(task.poll, self.limit, self.clock.monotonic() + self.total_timeout)
@@ -233,7 +248,12 @@ class Ingest:
             changes.append(Outgoing(key, value, headers_of(change, config)))
             latest.append(Outgoing(key, None if change.after is None else value))
         outputs: dict[Topic, list[Outgoing]] = {self.hub.offsets: [offsets.outgoing(record)]}
-        found = {self.topics.changes: changes, self.topics.latest: latest, self.topics.dead: dead}
+        live = record.live or not self.backfills
+        found = {
+            self.topics.changes if live else self.topics.backfill: changes,
+            self.topics.latest: latest,
+            self.topics.dead: dead,
+        }
         return outputs | {topic: records for topic, records in found.items() if records}
 
     def _too_large(self, change: Change, key: bytes, value: bytes, now: str) -> Outgoing:

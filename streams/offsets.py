@@ -11,7 +11,7 @@ command's id, and goes on from there. With the id there it is carried out once, 
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -53,6 +53,8 @@ class OffsetRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What `depends_on` is a digest of, for the message when it differs."""
     move: str | None = None
     """Id of the last move."""
+    live: bool = True
+    """It has caught up: its changes are live. Before that, and again after a move, they are backfill."""
 
 
 class PastMove(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,16 +133,16 @@ def origin_of(task: str) -> str:
     return f"/{task.replace('.', '/', 1)}"
 
 
-async def was_read_before(kafka: Kafka, changes: Topic, task: str) -> bool:
+async def was_read_before(kafka: Kafka, topics: Sequence[Topic], task: str) -> bool:
     """Whether changes of this task stand on Kafka. A task without an offset was never run, or lost it.
 
     Raises:
         KafkaError: Kafka does not answer.
     """
     origin = origin_of(task)
-    for partition in range(changes.partitions):
+    for tp in [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]:
         looked_at = 0
-        async with contextlib.aclosing(committed(kafka, [TopicPartition(changes.name, partition)])) as records:
+        async with contextlib.aclosing(committed(kafka, [tp])) as records:
             async for record in records:
                 if header(record.headers, "ce_source") == origin:
                     return True
@@ -243,7 +245,13 @@ def _shown(value: JsonValue) -> str:
 def first_record(task: TaskSpec) -> OffsetRecord:
     """The record of a task that has none."""
     return OffsetRecord(
-        task=task.name, depends_on=task.depends_on, offset=None, changes=0, time="", parts=dict(task.parts)
+        task=task.name,
+        depends_on=task.depends_on,
+        offset=None,
+        changes=0,
+        time="",
+        parts=dict(task.parts),
+        live=False,
     )
 
 
@@ -269,8 +277,14 @@ def moved(task: TaskSpec, at: Stored, move: OffsetMove, to: Offset | None, time:
         parts=dict(task.parts),
         highest=before.highest,
         move=move.id,
+        live=False,
     )
     return Stored(record, at.history.with_move(move, before.offset))
+
+
+def caught_up(record: OffsetRecord) -> OffsetRecord:
+    """The same, with changes that are live from now on."""
+    return record if record.live else msgspec.structs.replace(record, live=True)
 
 
 def followed(record: OffsetRecord, batch: Batch, time: str) -> OffsetRecord:
