@@ -21,6 +21,8 @@ from connectors.retry import Retrying
 from crossdock.configuration.across import LONGEST_DRAIN, refuse
 from crossdock.configuration.load import Configuration, load_from_environment
 from crossdock.configuration.pipeline import PipelineConfig
+from crossdock.index import TASK as INDEX
+from crossdock.index import projecting
 from crossdock.instance import claim
 from crossdock.logs import write_logs
 from crossdock.memory import keep_small
@@ -209,6 +211,7 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
         pipelines=[context.pipeline(config) for config in configuration.pipelines.values()],
         targets=context.targets(),
         ingests=[ingest for config in configuration.pipelines.values() for ingest in context.ingests(config)],
+        tasks={INDEX: projecting(configuration, kafka, clock)},
     )
 
 

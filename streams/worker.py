@@ -10,7 +10,7 @@ reader (one for each target system) ── channel ── agent ── lanes ─
 import asyncio
 import logging
 from collections.abc import AsyncIterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mode import Service
@@ -25,7 +25,7 @@ from streams.pipeline import Pipeline
 from streams.runtime.app import WorkerApp
 from streams.runtime.kafka import ConsumerRecord, Kafka, TopicPartition
 from streams.runtime.lanes import Hold, Lanes, Work
-from streams.runtime.ownership import Ownership
+from streams.runtime.ownership import Body, Ownership
 from streams.runtime.publisher import Outputs, Publisher
 from streams.runtime.reader import Batch, Group, Reader
 from streams.topics import HubTopics, enrich_group, tasks_group, write_group
@@ -60,6 +60,8 @@ class Parts:
     pipelines: Sequence[Pipeline]
     targets: Sequence[Target]
     ingests: Sequence[Ingest]
+    tasks: Mapping[str, Body] = field(default_factory=dict)
+    """What else one worker of the hub does for all: the index and the like."""
 
 
 class Worker(Service):  # type: ignore[misc]
@@ -97,7 +99,8 @@ class Worker(Service):  # type: ignore[misc]
         group = Group(
             tasks_group(parts.prefix), (HubTopics.of(parts.prefix).tasks.name,), parts.instance, SOURCES_DRAIN
         )
-        return Ownership(group, parts.kafka, {ingest.task.name: ingest.run for ingest in parts.ingests})
+        sources = {ingest.task.name: ingest.run for ingest in parts.ingests}
+        return Ownership(group, parts.kafka, {**sources, **parts.tasks})
 
     def _enriching(self) -> Reader:
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}

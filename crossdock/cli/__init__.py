@@ -70,7 +70,7 @@ def lint(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
     refuse(found, SystemClock())
     looked_at = {"systems": sorted(found.systems), "pipelines": sorted(found.pipelines)}
     text = f"{folder}: {len(found.systems)} systems and {len(found.pipelines)} pipelines, no problem"
-    _show({"ok": True, **looked_at}, text, as_json=as_json)
+    show({"ok": True, **looked_at}, text, as_json=as_json)
 
 
 @app.command()
@@ -86,7 +86,7 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
             f"  {name}: waiting for enrich {each['waiting_for_enrich']:,}, for write-back {waiting or 'none'}; "
             f"receipts {each['receipts']:,}, dead {each['dead']:,}, review {each['review']:,}"
         )
-    _show(found, "\n".join(lines), as_json=as_json)
+    show(found, "\n".join(lines), as_json=as_json)
 
 
 @app.command()
@@ -134,11 +134,11 @@ def dead_list(
 
     found = list_letters(folder, pipeline)
     lines = [f"{row['id']}  {row['at']}  {row['stage']} {row['code']}  {row['reason']}" for row in found]
-    _show({"letters": found}, "\n".join(lines) or "no dead letters", as_json=as_json)
+    show({"letters": found}, "\n".join(lines) or "no dead letters", as_json=as_json)
 
 
 @dead.command("show")
-def dead_show(
+def deadshow(
     letter: Annotated[str, typer.Argument(help="its id, as `dead list` shows it")],
     folder: Folder = DEFAULT,
     as_json: AsJson = False,
@@ -147,7 +147,7 @@ def dead_show(
     from crossdock.dead import show_letter
 
     found = show_letter(folder, letter)
-    _show(found, "\n".join(f"{name:<12} {value}" for name, value in found.items()), as_json=as_json)
+    show(found, "\n".join(f"{name:<12} {value}" for name, value in found.items()), as_json=as_json)
 
 
 @broker.command("start")
@@ -176,13 +176,17 @@ def broker_status(folder: BrokerFolder = BROKER_FOLDER) -> None:
     typer.echo("running" if Broker(folder).running else f"no broker runs under {folder}")
 
 
-def _show(found: dict[str, Any], text: str, *, as_json: bool) -> None:
+def show(found: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """What a verb found: a line of JSON for programs, text for people."""
     typer.echo(json.dumps(found) if as_json else _harmless(text))
 
 
 def _harmless(text: str) -> str:
     """Text for a terminal: what a record brought must not move the cursor or change the colours."""
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+from crossdock.cli import index as _index  # noqa: E402, F401 - the other files' verbs, on the names above
 
 
 def main() -> None:

@@ -65,12 +65,14 @@ class Kafka:
             **self._common(),
         )
 
-    def viewer(self) -> AIOKafkaConsumer:
-        """A reader without a group, for compacted topics."""
+    def viewer(self, fetch: int = 50 << 20, fetch_of_partition: int = 1 << 20) -> AIOKafkaConsumer:
+        """A reader without a group. The bytes are those of one answer of the broker, and of one partition in it."""
         return AIOKafkaConsumer(
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
+            fetch_max_bytes=fetch,
+            max_partition_fetch_bytes=fetch_of_partition,
             **self._common(),
         )
 
