@@ -123,6 +123,11 @@ class WritebackConfig(Block):
         raise TypeError(f"{type(self).__name__} names no object")
 
     @property
+    def replaces(self) -> bool:
+        """Whether a newer version of a key makes an older write superfluous; false where each write adds something."""
+        return True
+
+    @property
     def expected_path(self) -> str | None:
         """Our path of the target's own version as it was read (`updated_at`, `etag`); None = it is not asked for."""
         return None

@@ -7,6 +7,7 @@ CrossdockError            message: for the user; detail: for the operator. Neith
 │   └── Throttled         the system asked to slow down: the whole system pauses
 ├── AuthExpired           log in once, then again
 ├── SystemFault           looks like a refusal, but the system is what is wrong: never a dead letter
+│   └── CredentialsRefused  the login failed: not again before a person or the hub's health task says so
 ├── Rejected              this record (or one of this batch) will never be accepted: `code`
 ├── Conflict              the target's version is not the one that was read
 ├── Unknown               sent, outcome not known: the idempotency class decides
@@ -67,6 +68,10 @@ class SystemFault(CrossdockError):
     def __init__(self, message: str, *, code: str = "", detail: str = "") -> None:
         super().__init__(message, detail=detail)
         self.code = code
+
+
+class CredentialsRefused(SystemFault):
+    """A login failed. Trying on would lock the account."""
 
 
 class Rejected(CrossdockError):

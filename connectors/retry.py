@@ -89,6 +89,12 @@ class Retrying:
             attempts(rounds.once)
         return rounds.settled()
 
+    def once(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
+        """As `put`, without trying again: how a breaker looks whether the system is back. Raises what `put` does."""
+        rounds = _Rounds(self.inner, writes, deadline)
+        rounds.once()
+        return rounds.settled()
+
     def _pause(self, rounds: "_Rounds") -> float:
         backoff = min(self._cap, self._base * 2 ** min(rounds.calls, _LONGEST_EXPONENT))
         return max(rounds.retry_after, random.uniform(0.0, backoff))  # noqa: S311

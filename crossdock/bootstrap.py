@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from connectors.budget import RetryBudget
 from connectors.clock import Clock, SystemClock
 from connectors.config import SourceConfig, SystemConfig, WritebackConfig
 from connectors.contract import Checkable, Readable, Source, System
@@ -27,16 +28,23 @@ from crossdock.instance import claim
 from crossdock.logs import write_logs
 from crossdock.memory import keep_small
 from crossdock.supervisor import Supervised
+from streams.brake import Brake
+from streams.breaker import Breaker
+from streams.control import Control
+from streams.credentials import CredentialHealth, SystemCredentials
+from streams.delivery import OpenedAtFirstUse, Target
 from streams.derive import Derive
+from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
 from streams.only import Only
 from streams.pipeline import Pipeline
 from streams.runtime.kafka import Kafka, quiet_logs
+from streams.runtime.publisher import Publisher
 from streams.scope import compile_path
 from streams.topics import HubTopics, PipelineTopics
-from streams.worker import Parts, Target, app_of
-from streams.writeback import OpenedAtFirstUse, Writeback
+from streams.worker import Parts, TargetSystem, app_of
+from streams.writeback import Writeback
 
 log = logging.getLogger("crossdock.bootstrap")
 
@@ -201,18 +209,38 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
     """All parts of one worker."""
     hub = configuration.hub
     kafka = Kafka(hub.kafka.bootstrap, client_id=f"crossdock-{instance}", security=hub.kafka.security())
-    context = _Context(configuration, systems, kafka, clock)
+    publisher = Publisher(kafka)
+    control = Control(kafka, HubTopics.of(hub.kafka.prefix).control, publisher)
+    credentials = {name: SystemCredentials(name, _digest(system), control, clock) for name, system in systems.items()}
+    context = _Context(configuration, systems, kafka, clock, control, credentials)
     return Parts(
         prefix=hub.kafka.prefix,
         worker_group=hub.worker_group,
         instance=instance,
         kafka=kafka,
         clock=clock,
+        publisher=publisher,
+        control=control,
         pipelines=[context.pipeline(config) for config in configuration.pipelines.values()],
         targets=context.targets(),
         ingests=[ingest for config in configuration.pipelines.values() for ingest in context.ingests(config)],
+        health=context.health(),
         tasks={INDEX: projecting(configuration, kafka, clock)},
     )
+
+
+def _digest(system: System) -> Callable[[], str]:
+    return getattr(system, "credentials_digest", lambda: "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all write-backs into one system have together."""
+
+    gate: Gate
+    threads: ThreadPoolExecutor
+    budget: RetryBudget
+    total_timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +251,8 @@ class _Context:
     systems: Mapping[str, System]
     kafka: Kafka
     clock: Clock
+    control: Control
+    credentials: Mapping[str, SystemCredentials]
 
     def topics(self, pipeline: str) -> PipelineTopics:
         kafka = self.configuration.hub.kafka
@@ -263,6 +293,7 @@ class _Context:
                 hub=HubTopics.of(prefix),
                 transactional_id=f"{prefix}.{config.name}.{spec.name}",
                 config=self.digest(config),
+                credentials=self.credentials[config.source.system],
                 every=config.source.every.total_seconds(),
                 limit=config.source.batch,
                 total_timeout=system.timeouts.total.total_seconds(),
@@ -272,47 +303,70 @@ class _Context:
             for spec in specs
         ]
 
-    def targets(self) -> list[Target]:
-        by_system: dict[str, dict[str, list[Writeback]]] = {}
-        threads: dict[str, ThreadPoolExecutor] = {}
+    def targets(self) -> list[TargetSystem]:
+        blocks: dict[str, list[tuple[PipelineConfig, WritebackConfig]]] = {}
         for pipeline in self.configuration.pipelines.values():
             for block in pipeline.writeback:
-                config = self.configuration.systems[block.system]
-                pool = threads.get(block.system)
-                if pool is None:
-                    pool = threads[block.system] = ThreadPoolExecutor(
-                        max_workers=config.courtesy.concurrency, thread_name_prefix=f"write-{block.system}"
-                    )
-                made = self._writeback(pipeline, block, config, pool)
-                by_system.setdefault(block.system, {}).setdefault(pipeline.name, []).append(made)
-        return [
-            Target(system, self._drain(self.configuration.systems[system]), writebacks)
-            for system, writebacks in by_system.items()
-        ]
+                blocks.setdefault(block.system, []).append((pipeline, block))
+        return [self._target_system(name, found) for name, found in blocks.items()]
 
-    def _writeback(
-        self, pipeline: PipelineConfig, block: WritebackConfig, system: SystemConfig, threads: ThreadPoolExecutor
-    ) -> Writeback:
+    def _target_system(self, name: str, blocks: list[tuple[PipelineConfig, WritebackConfig]]) -> TargetSystem:
+        config = self.configuration.systems[name]
+        gate = Gate(name, Breaker(self.clock), self.credentials[name], self.control, self.clock)
+        threads = ThreadPoolExecutor(max_workers=config.courtesy.concurrency, thread_name_prefix=f"write-{name}")
+        shared = _Shared(gate, threads, RetryBudget(), self._drain(config))
+        writebacks: dict[str, list[Writeback]] = {}
+        for pipeline, block in blocks:
+            writebacks.setdefault(pipeline.name, []).append(self._writeback(pipeline, block, shared))
+        return TargetSystem(name, shared.total_timeout, gate, writebacks)
+
+    def _writeback(self, pipeline: PipelineConfig, block: WritebackConfig, shared: "_Shared") -> Writeback:
         lookups = frozenset(pipeline.lookups)
         prefix = self.configuration.hub.kafka.prefix
         sink = self.systems[block.system].sink(block, prefix=prefix)
+        name = block.name or block.system
         return Writeback(
-            name=block.name or block.system,
+            name=name,
             pipeline=pipeline.name,
             prefix=prefix,
             topics=self.topics(pipeline.name),
             config=self.digest(pipeline),
-            sink=Retrying(OpenedAtFirstUse(sink), self.clock),
-            reader=sink if isinstance(sink, Readable) else None,
+            target=Target(
+                writeback=f"{pipeline.name}/{name}",
+                sink=Retrying(OpenedAtFirstUse(sink), self.clock, budget=shared.budget),
+                reader=sink if isinstance(sink, Readable) else None,
+                checker=sink if isinstance(sink, Checkable) else None,
+                batch=min(block.batch, sink.capabilities.max_batch),
+                total_timeout=shared.total_timeout,
+                threads=shared.threads,
+                clock=self.clock,
+                gate=shared.gate,
+                brake=Brake(),
+            ),
             match={theirs: compile_path(path, lookups) for theirs, path in block.match.items()},
             fields={theirs: compile_path(path, lookups) for theirs, path in block.set.items()},
             expected=None if block.expected_path is None else compile_path(block.expected_path, lookups),
             if_changed=block.if_changed,
-            batch=min(block.batch, sink.capabilities.max_batch),
-            total_timeout=self._drain(system),
-            threads=threads,
+            replaces=block.replaces,
+            control=self.control,
+            control_topic=HubTopics.of(prefix).control,
             clock=self.clock,
         )
+
+    def health(self) -> list[CredentialHealth]:
+        """A task for each system that wants credentials: it alone tries a secret that nobody has tried."""
+        threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="health")
+        found: dict[str, Checkable] = {}
+        for config in self.configuration.pipelines.values():
+            source = _source(self.configuration, self.systems, config.source)
+            prefix = self.configuration.hub.kafka.prefix
+            parts: dict[str, object] = {config.source.system: source}
+            parts |= {block.system: self.systems[block.system].sink(block, prefix=prefix) for block in config.writeback}
+            found |= {system: part for system, part in parts.items() if isinstance(part, Checkable)}
+        return [
+            CredentialHealth(self.credentials[name], part.check, self.control, threads, self.clock)
+            for name, part in found.items()
+        ]
 
     def _drain(self, system: SystemConfig) -> float:
         return min(LONGEST_DRAIN, system.timeouts.total.total_seconds())

@@ -1,9 +1,14 @@
 """The state of a hub, seen from outside: what has moved, what waits, who runs it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from crossdock.configuration.load import load_from_environment
+from crossdock.operator import records
+from schemas.control import WorkerState
 from streams.admin import Admin
 from streams.topics import PipelineTopics, enrich_group, tasks_group, write_group
 
@@ -34,9 +39,23 @@ def status(folder: Path) -> dict[str, Any]:
                 "dead": admin.size(topics.dead.name),
                 "review": admin.size(topics.review.name),
             }
+        workers = admin.members(tasks_group(kafka.prefix))
         return {
             "kafka": kafka.bootstrap,
             "insecure": kafka.insecure,
-            "workers": admin.members(tasks_group(kafka.prefix)),
+            "workers": workers,
+            "systems": _systems(admin, kafka.prefix, workers),
             "pipelines": pipelines,
         }
+
+
+def _systems(admin: Admin, prefix: str, workers: Sequence[str]) -> list[dict[str, Any]]:
+    """Each system that is written to, as each living worker sees it."""
+    living = {name.rpartition(".")[2] for name in workers}
+    told = [each for each in records(admin, prefix).values() if isinstance(each, WorkerState)]
+    return [
+        {"worker": each.instance, "system": name, **msgspec.structs.asdict(state)}
+        for each in told
+        if each.instance in living
+        for name, state in sorted(each.systems.items())
+    ]

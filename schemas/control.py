@@ -59,7 +59,53 @@ class Suspicion(msgspec.Struct, frozen=True, kw_only=True, tag="suspicion"):
         return self.writeback
 
 
-ControlRecord = Credentials | Suspicion
+class Verdict(StrEnum):
+    """What a person found out about a call that is in doubt."""
+
+    APPLIED = "applied"  # it happened
+    RETRY = "retry"  # it did not: make it again
+    DISCARD = "discard"  # it did not, and it is not wanted any more
+
+
+class Resolution(msgspec.Struct, frozen=True, kw_only=True, tag="resolution"):
+    """The end of a doubt. Carried out by the worker that owns the record's partition, which then takes it back."""
+
+    cd_schema: int = 1
+    write_id: str
+    verdict: Verdict
+    by: str
+    reason: str
+    time: str
+
+    @property
+    def name(self) -> str:
+        return self.write_id
+
+
+class SystemState(msgspec.Struct, frozen=True):
+    """One system, as one worker sees it."""
+
+    state: str
+    """`running`, `breaker_open`, `credentials`, `needs_credentials`, `suspected`."""
+    reason: str = ""
+    since: str | None = None
+    parked: int = 0
+
+
+class WorkerState(msgspec.Struct, frozen=True, kw_only=True, tag="worker"):
+    """What a worker says of itself, when it changes. Taken back when the worker ends."""
+
+    cd_schema: int = 1
+    instance: str
+    systems: dict[str, SystemState]
+    time: str
+
+    @property
+    def name(self) -> str:
+        return self.instance
+
+
+ControlRecord = Credentials | Suspicion | Resolution | WorkerState
 
 
 def control_key(kind: type[msgspec.Struct], name: str) -> bytes:

@@ -56,7 +56,8 @@ class Control:
         return self.follower.moved
 
     async def put(self, record: ControlRecord) -> None:
-        """Returns when the broker has it. It is found here a moment later, as everywhere else."""
+        """Returns when the broker has it. Here it is found at once, elsewhere a moment later."""
+        self._records[control_key(type(record), record.name)] = record
         await self._publisher.publish({self._topic: [outgoing(record)]})
 
     async def take_back(self, kind: type[msgspec.Struct], name: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from connectors.clock import Clock
 from connectors.contract import Source, SourceTask, TaskSpec
-from connectors.errors import AuthExpired, ConfigError, Retriable, SystemFault
+from connectors.errors import AuthExpired, ConfigError, CredentialsRefused, Retriable, SystemFault
 from connectors.failpoints import failpoint
 from schemas.change import Batch, Change, canonical_key
 from schemas.codec import encode, encode_change
@@ -25,6 +25,7 @@ from schemas.event import headers_of
 from schemas.values import rfc3339
 from streams import offsets
 from streams.backoff import backoff
+from streams.credentials import SystemCredentials
 from streams.runtime.kafka import Kafka
 from streams.runtime.publisher import Outgoing
 from streams.runtime.transaction import Interrupted, NotMine, TaskTransactions
@@ -47,6 +48,7 @@ class Ingest:
     hub: HubTopics
     transactional_id: str
     config: str
+    credentials: SystemCredentials
     every: float
     limit: int
     total_timeout: float
@@ -57,6 +59,9 @@ class Ingest:
         """Lives until `stop` is set, or the task turns out to be somebody else's."""
         patience = _Patience()
         while not stop.is_set():
+            if not self.credentials.usable:
+                await _pause(stop, 1.0)
+                continue
             try:
                 await self._own(stop, patience)
             except NotMine:
@@ -69,6 +74,8 @@ class Ingest:
                 wait = max(patience.next(), getattr(error, "retry_after", None) or 0.0)
                 log.warning("task.waits task=%s seconds=%.1f reason=%s", self.task.name, wait, error)
                 await _pause(stop, wait)
+            except CredentialsRefused as error:
+                await self.credentials.refused(error)
             except (SystemFault, AuthExpired) as error:
                 log.error("task.system_fault task=%s reason=%s (next look in 30 s)", self.task.name, error)
                 await _pause(stop, 30.0)

@@ -4,9 +4,11 @@ Dead letters and receipts are made here and nowhere else.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from connectors.clock import Clock
+from schemas.change import canonical_key
 from schemas.codec import Undecodable, decode_event, encode
 from schemas.dead_letter import DeadLetter, fingerprint
 from schemas.event import EventValue, Headers, cause_of, header
@@ -30,6 +32,18 @@ class Incoming(NamedTuple):
     """The one write-back that it is for; None = all."""
 
 
+def incoming_of(record: ConsumerRecord) -> Incoming | None:
+    """An event that stood aside on a topic of ours under another key; None = it cannot be read."""
+    event_id = header(record.headers, "ce_id")
+    try:
+        event = decode_event(record.value)
+    except Undecodable:
+        return None
+    if event_id is None:
+        return None
+    return Incoming(replace(record, key=canonical_key(event.key)), event, event_id, *cause_of(record.headers))
+
+
 class Settled:
     """Collects the outputs of one batch of one pipeline."""
 
@@ -50,6 +64,10 @@ class Settled:
             except Undecodable as error:
                 self._letter(record, event_id, "decode", "undecodable", str(error))
         return incoming
+
+    def add(self, topic: Topic, record: Outgoing) -> None:
+        """A record of somebody else's making that must be out with the rest."""
+        self.outputs.setdefault(topic, []).append(record)
 
     def enriched(self, incoming: Incoming, value: bytes) -> None:
         self._add(self._topics.enriched, incoming.record.key, value, list(incoming.record.headers))
@@ -169,7 +187,7 @@ class Settled:
         return [(name, value.encode()) for name, value in told.items()]
 
     def _add(self, topic: Topic, key: bytes | None, value: bytes, headers: Headers) -> None:
-        self.outputs.setdefault(topic, []).append(Outgoing(key, value, headers))
+        self.add(topic, Outgoing(key, value, headers))
 
 
 def _may_be_kept(name: str) -> bool:

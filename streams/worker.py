@@ -8,23 +8,30 @@ reader (one for each target system) ── channel ── agent ── lanes ─
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from mode import Service
 
 from connectors.clock import Clock
 from connectors.errors import Retriable
+from schemas.control import SystemState, WorkerState
+from schemas.values import rfc3339
+from streams.aside import PartitionsAside
 from streams.backoff import backoff
 from streams.control import Control
+from streams.credentials import CredentialHealth
 from streams.enrich import enrich
+from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.pipeline import Pipeline
 from streams.runtime.app import WorkerApp
 from streams.runtime.kafka import ConsumerRecord, Kafka, TopicPartition
-from streams.runtime.lanes import Hold, Lanes, Work
+from streams.runtime.lanes import Aside, Hold, Lanes, Work
 from streams.runtime.ownership import Body, Ownership
 from streams.runtime.publisher import Outputs, Publisher
 from streams.runtime.reader import Batch, Group, Reader
@@ -35,15 +42,18 @@ log = logging.getLogger("crossdock.streams.worker")
 
 ENRICH_DRAIN = 5.0
 SOURCES_DRAIN = 5.0
+TELL_EVERY = 2.0
+GOODBYE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TargetSystem:
     """A system that is written to: its own consumer group, over all pipelines that write there."""
 
     system: str
     drain: float
     """Seconds: the longest that one call may take, so that no call outlives its partition."""
+    gate: Gate
     writebacks: Mapping[str, Sequence[Writeback]]
     """By pipeline."""
 
@@ -57,9 +67,12 @@ class Parts:
     instance: str
     kafka: Kafka
     clock: Clock
+    publisher: Publisher
+    control: Control
     pipelines: Sequence[Pipeline]
-    targets: Sequence[Target]
+    targets: Sequence[TargetSystem]
     ingests: Sequence[Ingest]
+    health: Sequence[CredentialHealth]
     tasks: Mapping[str, Body] = field(default_factory=dict)
     """What else one worker of the hub does for all: the index and the like."""
 
@@ -70,10 +83,11 @@ class Worker(Service):  # type: ignore[misc]
     def __init__(self, parts: Parts, app: WorkerApp, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._parts, self._app = parts, app
-        self.publisher = Publisher(parts.kafka)
-        self.control = Control(parts.kafka, HubTopics.of(parts.prefix).control, self.publisher)
+        self.publisher, self.control = parts.publisher, parts.control
         self.ownership = self._owning()
+        self._asides = {target.system: self._aside_of(target) for target in parts.targets}
         self.readers = [self._enriching(), *(self._writing(target) for target in parts.targets)]
+        self._told: Mapping[str, SystemState] = {}
 
     @property
     def label(self) -> str:
@@ -92,15 +106,37 @@ class Worker(Service):  # type: ignore[misc]
     async def on_stop(self) -> None:
         """Nothing is read any more; what is in hand may end; then the producer goes."""
         await asyncio.gather(self.ownership.stop(), *(reader.stop() for reader in self.readers))
+        await self._say_goodbye()
         await self.publisher.stop()
+
+    async def _say_goodbye(self) -> None:
+        if self._told:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.control.take_back(WorkerState, self._parts.instance), GOODBYE)
+
+    @Service.timer(TELL_EVERY)  # type: ignore[untyped-decorator]
+    async def _tell(self) -> None:
+        """What this worker sees of the systems, for `crossdock status`: said when it changes."""
+        seen = {
+            target.system: msgspec.structs.replace(
+                target.gate.state([each.target.writeback for found in target.writebacks.values() for each in found]),
+                parked=self._asides[target.system].count,
+            )
+            for target in self._parts.targets
+        }
+        if seen != self._told:
+            now = rfc3339(self._parts.clock.now())
+            await self.control.put(WorkerState(instance=self._parts.instance, systems=seen, time=now))
+            self._told = seen
 
     def _owning(self) -> Ownership:
         parts = self._parts
         group = Group(
             tasks_group(parts.prefix), (HubTopics.of(parts.prefix).tasks.name,), parts.instance, SOURCES_DRAIN
         )
-        sources = {ingest.task.name: ingest.run for ingest in parts.ingests}
-        return Ownership(group, parts.kafka, {**sources, **parts.tasks})
+        bodies = {ingest.task.name: ingest.run for ingest in parts.ingests}
+        bodies |= {each.name: each.run for each in parts.health}
+        return Ownership(group, parts.kafka, bodies | dict(parts.tasks))
 
     def _enriching(self) -> Reader:
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}
@@ -111,21 +147,29 @@ class Worker(Service):  # type: ignore[misc]
         name = enrich_group(self._parts.prefix, self._parts.worker_group)
         return self._agent("enrich", Group(name, tuple(pipelines), self._parts.instance, ENRICH_DRAIN), work)
 
-    def _writing(self, target: Target) -> Reader:
+    def _writing(self, target: TargetSystem) -> Reader:
         writebacks = {found[0].topics.enriched.name: found for found in target.writebacks.values()}
+        asides = self._asides[target.system]
 
         async def work(tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
-            await self.publisher.publish(await write_back(records, writebacks[tp.topic], hold))
+            publish = self.publisher.publish
+            await publish(await write_back(records, writebacks[tp.topic], asides.of(tp), hold, publish))
 
         name = write_group(self._parts.prefix, target.system)
         group = Group(name, tuple(writebacks), self._parts.instance, target.drain)
-        return self._agent(f"write-{target.system}", group, work)
+        reader = self._agent(f"write-{target.system}", group, work, asides)
+        target.gate.breaker.share = lambda: reader.share
+        return reader
 
-    def _agent(self, name: str, group: Group, work: Work) -> Reader:
+    def _aside_of(self, target: TargetSystem) -> PartitionsAside:
+        names = {found[0].topics: [each.name for each in found] for found in target.writebacks.values()}
+        return PartitionsAside(names, self._parts.kafka, self._parts.clock)
+
+    def _agent(self, name: str, group: Group, work: Work, aside: Aside | None = None) -> Reader:
         """A reader, and the Faust agent that it feeds."""
         channel = self._app.channel()
         reader = Reader(group, self._parts.kafka, self._parts.clock, channel.put)
-        lanes = Lanes(reader, self._parts.clock, work, self._app.crash)
+        lanes = Lanes(reader, self._parts.clock, work, self._app.crash, aside)
 
         async def agent(stream: AsyncIterable[Batch]) -> None:
             await lanes.run(stream)

@@ -123,6 +123,10 @@ class SqlWritebackConfig(WritebackConfig):
         return self.table
 
     @property
+    def replaces(self) -> bool:
+        return self.insert is None
+
+    @property
     def expected_path(self) -> str | None:
         if self.version is None:
             return None

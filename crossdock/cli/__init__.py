@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from connectors.errors import ConfigError, CrossdockError
+from crossdock.cli.index import index
+from crossdock.cli.operator import doubt, held
 
 CONFIGURATION = 2
 
@@ -22,6 +24,9 @@ dead = typer.Typer(no_args_is_help=True, help="Dead letters: events that were re
 broker = typer.Typer(no_args_is_help=True, help="An embedded Apache Kafka for development.")
 app.add_typer(dead, name="dead")
 app.add_typer(broker, name="broker")
+app.add_typer(held, name="held")
+app.add_typer(doubt, name="doubt")
+app.add_typer(index, name="index")
 
 Folder = Annotated[Path, typer.Argument(help="folder of crossdock.yaml, systems/ and pipelines/")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object as the last line")]
@@ -70,7 +75,7 @@ def lint(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
     refuse(found, SystemClock())
     looked_at = {"systems": sorted(found.systems), "pipelines": sorted(found.pipelines)}
     text = f"{folder}: {len(found.systems)} systems and {len(found.pipelines)} pipelines, no problem"
-    show({"ok": True, **looked_at}, text, as_json=as_json)
+    _show({"ok": True, **looked_at}, text, as_json=as_json)
 
 
 @app.command()
@@ -80,13 +85,20 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
 
     found = look(folder)
     lines = [f"kafka {found['kafka']}{' (insecure)' if found['insecure'] else ''}, workers {len(found['workers'])}"]
+    lines += [
+        f"  {each['system']}: {each['state']} since {each['since']} on worker {each['worker']}: {each['reason']}"
+        for each in found["systems"]
+        if each["state"] != "running"
+    ]
+    if parked := sum(each["parked"] for each in found["systems"]):
+        lines.append(f"  parked events: {parked}")
     for name, each in found["pipelines"].items():
         waiting = ", ".join(f"{system} {count:,}" for system, count in each["waiting_for_writeback"].items())
         lines.append(
             f"  {name}: waiting for enrich {each['waiting_for_enrich']:,}, for write-back {waiting or 'none'}; "
             f"receipts {each['receipts']:,}, dead {each['dead']:,}, review {each['review']:,}"
         )
-    show(found, "\n".join(lines), as_json=as_json)
+    _show(found, "\n".join(lines), as_json=as_json)
 
 
 @app.command()
@@ -134,11 +146,11 @@ def dead_list(
 
     found = list_letters(folder, pipeline)
     lines = [f"{row['id']}  {row['at']}  {row['stage']} {row['code']}  {row['reason']}" for row in found]
-    show({"letters": found}, "\n".join(lines) or "no dead letters", as_json=as_json)
+    _show({"letters": found}, "\n".join(lines) or "no dead letters", as_json=as_json)
 
 
 @dead.command("show")
-def deadshow(
+def dead_show(
     letter: Annotated[str, typer.Argument(help="its id, as `dead list` shows it")],
     folder: Folder = DEFAULT,
     as_json: AsJson = False,
@@ -147,7 +159,7 @@ def deadshow(
     from crossdock.dead import show_letter
 
     found = show_letter(folder, letter)
-    show(found, "\n".join(f"{name:<12} {value}" for name, value in found.items()), as_json=as_json)
+    _show(found, "\n".join(f"{name:<12} {value}" for name, value in found.items()), as_json=as_json)
 
 
 @broker.command("start")
@@ -176,17 +188,13 @@ def broker_status(folder: BrokerFolder = BROKER_FOLDER) -> None:
     typer.echo("running" if Broker(folder).running else f"no broker runs under {folder}")
 
 
-def show(found: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """What a verb found: a line of JSON for programs, text for people."""
+def _show(found: dict[str, Any], text: str, *, as_json: bool) -> None:
     typer.echo(json.dumps(found) if as_json else _harmless(text))
 
 
 def _harmless(text: str) -> str:
     """Text for a terminal: what a record brought must not move the cursor or change the colours."""
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-from crossdock.cli import index as _index  # noqa: E402, F401 - the other files' verbs, on the names above
 
 
 def main() -> None:

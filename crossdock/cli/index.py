@@ -5,10 +5,9 @@ from typing import Any
 
 import typer
 
-from crossdock.cli import DEFAULT, AsJson, Folder, app, show
+from crossdock.cli.output import DEFAULT, AsJson, Folder, show
 
 index = typer.Typer(no_args_is_help=True, help="The index: answers about receipts, dead letters and offsets.")
-app.add_typer(index, name="index")
 
 
 @index.command("rebuild")

@@ -1,7 +1,8 @@
 """Reading compacted topics without a group: the newest value per key, or one key's newest value."""
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -11,33 +12,66 @@ from mode import Service
 from streams.runtime.kafka import Kafka, stop_quietly
 from streams.topics import Topic
 
+log = logging.getLogger("crossdock.streams.compacted")
+
 
 async def newest_value(kafka: Kafka, topic: Topic, partition: int, key: bytes) -> bytes | None:
     """The last committed value of one key; None if there is none or it was deleted.
 
     Call it for a source offset only after the task was taken over: then no older owner can change it any more.
     """
+    found: bytes | None = None
+    async for record in _records(kafka, [TopicPartition(topic.name, partition)]):
+        if record.key == key:
+            found = record.value
+    return found
+
+
+async def newest_of(
+    kafka: Kafka, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, dict[bytes, ConsumerRecord]]:
+    """The last committed record of every key that was not deleted. Waits for as long as the broker is away."""
+    while True:
+        found: dict[TopicPartition, dict[bytes, ConsumerRecord]] = {tp: {} for tp in partitions}
+        try:
+            async for record in _records(kafka, partitions):
+                _keep(found[TopicPartition(record.topic, record.partition)], record)
+        except KafkaError as error:
+            log.warning("compacted.interrupted error=%r", error)
+            await asyncio.sleep(1.0)
+        else:
+            return found
+
+
+def _keep(found: dict[bytes, ConsumerRecord], record: ConsumerRecord) -> None:
+    if record.value is None:
+        found.pop(record.key, None)
+    else:
+        found[record.key] = record
+
+
+async def _records(kafka: Kafka, partitions: Sequence[TopicPartition]) -> AsyncIterator[ConsumerRecord]:
+    """All of these partitions, up to their ends at this moment; each partition in its order."""
     consumer = kafka.viewer()
     await consumer.start()
     try:
-        tp = TopicPartition(topic.name, partition)
-        consumer.assign([tp])
-        found: bytes | None = None
-        async for record in _to_the_end(consumer, tp):
-            if record.key == key:
-                found = record.value
-        return found
+        consumer.assign(list(partitions))
+        left = await _not_empty(consumer, partitions)
+        while left:
+            for records in (await consumer.getmany(*left, timeout_ms=500)).values():
+                for record in records:
+                    yield record
+            left = {tp: end for tp, end in left.items() if await consumer.position(tp) < end}
     finally:
         await stop_quietly(consumer)
 
 
-async def _to_the_end(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Any:
-    end = (await consumer.end_offsets([tp]))[tp]
-    await consumer.seek_to_beginning(tp)
-    while await consumer.position(tp) < end:
-        for records in (await consumer.getmany(tp, timeout_ms=500)).values():
-            for record in records:
-                yield record
+async def _not_empty(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    """Their ends, and the positions at their beginnings."""
+    begins = await consumer.beginning_offsets(partitions)
+    ends = await consumer.end_offsets(partitions)
+    await consumer.seek_to_beginning(*partitions)
+    return {tp: end for tp, end in ends.items() if end > begins[tp]}
 
 
 class Follower(Service):  # type: ignore[misc]

@@ -7,6 +7,7 @@ process crashes and they come again. There is no third way: what can be waited f
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from typing import Protocol
 
 from aiokafka import ConsumerRecord, TopicPartition
 
@@ -38,31 +39,51 @@ class Hold:
             self._lanes.in_hand += 1
 
 
+class Aside(Protocol):
+    """What of partitions stands aside: parked events, calls that are in doubt."""
+
+    async def load(self, partitions: Sequence[TopicPartition]) -> None:
+        """Reads what earlier owners left of these partitions, and forgets all others."""
+        ...
+
+    def next_due(self, tp: TopicPartition) -> float | None:
+        """When something of it is to be looked at, in seconds of the clock's `monotonic()`; None = nothing is."""
+        ...
+
+
 Work = Callable[[TopicPartition, Sequence[ConsumerRecord], Hold], Awaitable[None]]
 
 
 class Lanes:
     """All lanes of one reader, fed by one agent."""
 
-    def __init__(self, reader: Reader, clock: Clock, work: Work, crash: Crash) -> None:
+    def __init__(self, reader: Reader, clock: Clock, work: Work, crash: Crash, aside: "Aside | None" = None) -> None:
+        """`aside` knows what of a partition stands aside, and when it is to be looked at though nothing new came."""
         self.in_hand, self.slots = 0, asyncio.Semaphore(AT_ONCE)
-        self.reader, self._clock, self._work, self._crash = reader, clock, work, crash
+        self.reader, self._clock, self._work, self._crash, self._aside = reader, clock, work, crash, aside
         self._stage = "writeback" if ".write." in reader.group.name else "enrich"
         self._queues: dict[TopicPartition, tuple[deque[Batch], asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        reader.settle, reader.abandon = self._settle, self._abandon
+        reader.begin, reader.settle, reader.abandon = self._begin, self._settle, self._abandon
 
     async def run(self, stream: AsyncIterable[Batch]) -> None:
-        """The body of the agent: sorts batches into lanes, and starts a lane for a partition that is new."""
+        """The body of the agent: sorts batches into lanes."""
         async for batch in stream:
-            if not batch.live:
-                continue
-            if batch.tp not in self._queues:
-                self._queues[batch.tp] = (deque(), asyncio.Event())
-                self._tasks.append(asyncio.create_task(self._lane(batch.tp), name=f"lane {batch.tp}"))
-            queue, ready = self._queues[batch.tp]
-            queue.append(batch)
-            ready.set()
+            if batch.live:
+                queue, ready = self._queues[batch.tp]
+                queue.append(batch)
+                ready.set()
+
+    def _begin(self, partitions: Sequence[TopicPartition]) -> None:
+        """A lane for each partition of a new assignment; none works before what stands aside of all is known."""
+        known = asyncio.create_task(self._known(partitions), name="aside")
+        self._queues = {tp: (deque(), asyncio.Event()) for tp in partitions}
+        lanes = [asyncio.create_task(self._lane(tp, known), name=f"lane {tp}") for tp in partitions]
+        self._tasks = [known, *lanes]
+
+    async def _known(self, partitions: Sequence[TopicPartition]) -> None:
+        if self._aside is not None and partitions:
+            await self._aside.load(partitions)
 
     async def _settle(self, deadline: float) -> None:
         while self.in_hand and self._clock.monotonic() < deadline:  # noqa: ASYNC110 - once per rebalance, no hot path
@@ -74,19 +95,40 @@ class Lanes:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _lane(self, tp: TopicPartition) -> None:
+    async def _lane(self, tp: TopicPartition, known: "asyncio.Task[None]") -> None:
         queue, ready = self._queues[tp]
         try:
+            await asyncio.shield(known)
             while True:
-                while not queue:
-                    ready.clear()
-                    await ready.wait()
-                await self._step(tp, queue)
+                ready.clear()
+                if queue or await self._woken(tp, ready):
+                    await self._step(tp, queue)
+                else:
+                    await self._look_aside(tp)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - a defect: the supervisor starts the process again
             self.reader.work_raised = True
             await self._crash(error)
+
+    async def _woken(self, tp: TopicPartition, ready: asyncio.Event) -> bool:
+        """Waits for a batch. False = none came, and something that stands aside is due."""
+        due = self._aside.next_due(tp) if self._aside is not None else None
+        timeout = None if due is None else max(0.0, due - self._clock.monotonic())
+        try:
+            await asyncio.wait_for(ready.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _look_aside(self, tp: TopicPartition) -> None:
+        """Work without records: nothing of it is acknowledged, as nothing of it was read."""
+        async with self.slots:
+            self.in_hand += 1
+            try:
+                await self._work(tp, [], Hold(self, tp))
+            finally:
+                self.in_hand -= 1
 
     async def _step(self, tp: TopicPartition, queue: "deque[Batch]") -> None:
         async with self.slots:

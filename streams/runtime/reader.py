@@ -82,7 +82,9 @@ class _Open:
 
 
 class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
-    """One group of one worker. `settle` and `abandon` are the lanes': let work end in time, then give up the rest."""
+    """One group of one worker. `begin`, `settle` and `abandon` are the lanes': start for an assignment, let work end in
+    time, give up the rest.
+    """
 
     def __init__(
         self,
@@ -94,6 +96,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     ) -> None:
         super().__init__(**kwargs)
         self.group, self.epoch, self.giving_up = group, 0, False
+        self.begin: Callable[[Sequence[TopicPartition]], None] = _nothing_begins
         self.settle: Callable[[float], Awaitable[None]] = _nothing
         self.abandon: Callable[[], Awaitable[None]] = _nothing_at_all
         self._kafka, self._clock, self._deliver = kafka, clock, deliver
@@ -115,6 +118,14 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     @property
     def assigned(self) -> set[TopicPartition]:
         return set(self._open)
+
+    @property
+    def share(self) -> float:
+        """This worker's part of all partitions that the group reads, 0 to 1."""
+        if self._consumer is None:
+            return 0.0
+        every = sum(len(self._consumer.partitions_for_topic(topic) or ()) for topic in self.group.topics)
+        return len(self._open) / every if every else 0.0
 
     @property
     def oldest_open(self) -> float:
@@ -163,6 +174,7 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._attempts, self._take_back = Attempts(), set()
         self._rewind_due, self.giving_up = True, self.should_stop
         self._room.set()
+        self.begin(sorted(self._open))
         self.log.info("partitions.assigned group=%s count=%d", self.group.name, len(self._open))
 
     async def _give_up(self) -> None:
@@ -344,6 +356,10 @@ def _parts(records: Sequence[ConsumerRecord]) -> list[tuple[Sequence[ConsumerRec
     if records:
         parts.append((records[start:], size))
     return parts
+
+
+def _nothing_begins(partitions: Sequence[TopicPartition]) -> None:  # noqa: ARG001 - the lanes' signature
+    return None
 
 
 async def _nothing(deadline: float) -> None:  # noqa: ARG001 - the lanes' signature

@@ -1,30 +1,10 @@
 """Courtesy in hand-moved time: the rate, and the pause that a system asks for."""
 
-import threading
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-
 import pytest
+from hand_clock import HandClock
 
 from connectors.errors import Retriable
 from connectors.limits import RateLimit
-
-
-class HandClock:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.on_sleep: Callable[[], None] = lambda: None
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> datetime:
-        return datetime(2013, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
-
-    def sleep(self, seconds: float, interrupt: threading.Event | None = None) -> bool:
-        self.seconds += seconds
-        self.on_sleep()
-        return False
 
 
 def test_a_rate_holds_over_time_after_one_seconds_worth_at_once() -> None:

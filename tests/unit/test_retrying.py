@@ -1,10 +1,10 @@
 """Retrying, case by case, in hand-moved time."""
 
 import threading
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 
 import pytest
+from hand_clock import HandClock
 
 from connectors.budget import RetryBudget
 from connectors.contract import Capabilities, Idempotency, Readable
@@ -14,27 +14,6 @@ from schemas.outcome import Outcome
 from schemas.receipt import Receipt
 from schemas.values import Key, Record
 from schemas.write import Write
-
-
-class HandClock:
-    def __init__(self) -> None:
-        self.seconds, self.naps = 0.0, list[float]()
-        self.on_sleep: Callable[[], None] = lambda: None
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> datetime:
-        return datetime(2013, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
-
-    def sleep(self, seconds: float, interrupt: threading.Event | None = None) -> bool:
-        self.on_sleep()
-        if interrupt is not None and interrupt.is_set():
-            return True
-        self.naps.append(seconds)
-        self.seconds += seconds
-        return False
-
 
 Answer = list[Receipt] | Exception
 
