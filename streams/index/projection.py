@@ -128,7 +128,10 @@ class Projection:
         found = await tail.read(BATCH, seconds)
         reached = {tp: records[-1].offset + 1 for tp, records in found.items()} or await tail.positions()
         moved = {tp: (self._positions.get(tp, -1), at) for tp, at in reached.items() if self._positions.get(tp) != at}
-        if moved or self._clock.monotonic() - self._noted >= IDLE:
+        idle = self._clock.monotonic() - self._noted >= IDLE
+        if idle and not moved and await self._in_thread(self._database.positions, self._kinds) != self._positions:
+            raise Overtaken("the positions are others than before")
+        if moved or idle:
             projected = Projected(moved=moved, as_of=self._as_of(tail, found, now))
             await self._in_thread(self._store, found, projected)
             self._positions |= {tp: after for tp, (_, after) in moved.items()}

@@ -238,6 +238,15 @@ def test_a_rebuild_ends_with_the_same_rows_while_the_owner_projects_on(hub: Hub)
     assert steps[-1][0] <= steps[-1][1]
 
 
+def test_the_owner_makes_an_index_again_that_was_emptied_under_it(hub: Hub) -> None:
+    """As a rebuild leaves it that was killed."""
+    hub.receipts(range(100))
+    with projecting(hub), opened(hub.configuration) as database:
+        wait_until(lambda: status(hub.folder)["behind"] == 0)
+        database.clear([hub.topics.receipts.name])
+        wait_until(lambda: status(hub.folder)["behind"] == 0 and len(hub.rows()["crossdock_receipts"]) == 100)
+
+
 class projecting:  # noqa: N801 - reads as a sentence
     """The owner's task, in a thread of its own."""
 
