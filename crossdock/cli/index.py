@@ -1,4 +1,4 @@
-"""`crossdock index`: the verbs of the index."""
+"""The verbs of the index: `crossdock index status` and `crossdock index rebuild`."""
 
 import sys
 from typing import Any
