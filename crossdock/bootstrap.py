@@ -22,6 +22,8 @@ from connectors.retry import Retrying
 from crossdock.configuration.across import LONGEST_DRAIN, refuse
 from crossdock.configuration.load import Configuration, load_from_environment
 from crossdock.configuration.pipeline import PipelineConfig
+from crossdock.index import TASK as INDEX
+from crossdock.index import projecting
 from crossdock.instance import claim
 from crossdock.logs import write_logs
 from crossdock.memory import keep_small
@@ -188,6 +190,7 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
         targets=context.targets(),
         ingests=[ingest for config in configuration.pipelines.values() for ingest in context.ingests(config)],
         health=context.health(),
+        tasks={INDEX: projecting(configuration, kafka, clock)},
     )
 
 

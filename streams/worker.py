@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -34,7 +34,7 @@ from streams.replay import TASK, Replayer
 from streams.runtime.app import WorkerApp
 from streams.runtime.kafka import ConsumerRecord, Kafka, TopicPartition
 from streams.runtime.lanes import Backfill, Hold, Lanes, Rules, Work
-from streams.runtime.ownership import Ownership
+from streams.runtime.ownership import Body, Ownership
 from streams.runtime.publisher import Outputs, Publisher
 from streams.runtime.reader import Batch, Group, Reader
 from streams.topics import HubTopics, Topic, enrich_group, tasks_group, write_group
@@ -75,6 +75,8 @@ class Parts:
     targets: Sequence[TargetSystem]
     ingests: Sequence[Ingest]
     health: Sequence[CredentialHealth]
+    tasks: Mapping[str, Body] = field(default_factory=dict)
+    """What else one worker of the hub does for all: the index and the like."""
 
 
 class Worker(Service):  # type: ignore[misc]
@@ -138,7 +140,7 @@ class Worker(Service):  # type: ignore[misc]
         bodies = {ingest.task.name: ingest.run for ingest in parts.ingests}
         bodies |= {each.name: each.run for each in parts.health}
         bodies[TASK] = Replayer(parts.prefix, parts.kafka, topics, parts.clock).run
-        return Ownership(group, parts.kafka, bodies)
+        return Ownership(group, parts.kafka, bodies | dict(parts.tasks))
 
     def _enriching(self) -> Reader:
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}

@@ -82,12 +82,22 @@ class Kafka:
             **self._common(),
         )
 
-    def viewer(self, *, committed: bool = True) -> AIOKafkaConsumer:
-        """A reader without a group. `committed=False` also sees what open transactions have written."""
+    def viewer(
+        self, *, committed: bool = True, fetch: int = 50 << 20, fetch_of_partition: int = 1 << 20
+    ) -> AIOKafkaConsumer:
+        """A reader without a group.
+
+        Args:
+            committed: False = it also sees what open transactions have written.
+            fetch: bytes of one answer of the broker.
+            fetch_of_partition: bytes of one partition in it.
+        """
         return AIOKafkaConsumer(
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed" if committed else "read_uncommitted",
+            fetch_max_bytes=fetch,
+            max_partition_fetch_bytes=fetch_of_partition,
             **self._common(),
         )
 
