@@ -65,9 +65,12 @@ class Kafka:
             **self._common(),
         )
 
-    def viewer(self) -> AIOKafkaConsumer:
-        """A reader without a group, for compacted topics."""
+    def viewer(self, wait: float = 0.5) -> AIOKafkaConsumer:
+        """A reader without a group. At the end of a partition the broker keeps its fetch for `wait` seconds, and every
+        other request of this reader with it.
+        """
         return AIOKafkaConsumer(
+            fetch_max_wait_ms=int(wait * 1000),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
