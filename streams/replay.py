@@ -107,7 +107,7 @@ class Replayer:
         """All commands that wait. The connection for letters and receipts lives as long as there are any."""
         if not marks.waiting:
             return
-        async with View(self.kafka) as view:
+        async with View(self.kafka, wait=0.02) as view:
             fates = Fates(view)
             while (some := _some(marks.waiting)) and not stop.is_set():
                 began = self.clock.monotonic()

@@ -83,16 +83,18 @@ class Kafka:
         )
 
     def viewer(
-        self, *, committed: bool = True, fetch: int = 50 << 20, fetch_of_partition: int = 1 << 20
+        self, *, committed: bool = True, wait: float = 0.5, fetch: int = 50 << 20, fetch_of_partition: int = 1 << 20
     ) -> AIOKafkaConsumer:
         """A reader without a group.
 
         Args:
             committed: False = it also sees what open transactions have written.
+            wait: seconds that the broker keeps a fetch at the end of a partition, and every other request with it.
             fetch: bytes of one answer of the broker.
             fetch_of_partition: bytes of one partition in it.
         """
         return AIOKafkaConsumer(
+            fetch_max_wait_ms=int(wait * 1000),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed" if committed else "read_uncommitted",

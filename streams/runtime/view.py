@@ -20,8 +20,9 @@ class View:
         KafkaError: from every method: the broker is away.
     """
 
-    def __init__(self, kafka: Kafka) -> None:
-        self._consumer: AIOKafkaConsumer = kafka.viewer()
+    def __init__(self, kafka: Kafka, wait: float = 0.5) -> None:
+        """A short `wait` is for looking around, which costs many small requests; a long one for following."""
+        self._consumer: AIOKafkaConsumer = kafka.viewer(wait)
         self._at: TopicPartition | None = None
 
     async def __aenter__(self) -> "View":
