@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ def run(options: Options) -> int:
         return 0
     if (options.folder / "stage.json").is_file():
         raise Fatal(f"a demo was left running under {options.folder}; end it with `crossdock demo --stop`")
+    signal.signal(signal.SIGTERM, _interrupt)
     screen = Screen(clock, for_program=options.as_json)
     demo = Demo(options, clock, screen)
     try:
@@ -67,6 +69,11 @@ def run(options: Options) -> int:
     if options.as_json:
         print_json(json.dumps(demo.summary(found_accounts, good)))
     return 0 if good else 1
+
+
+def _interrupt(number: int, frame: object) -> None:  # noqa: ARG001 - signal's own signature
+    """SIGTERM ends what was started, as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 class Demo:
