@@ -8,8 +8,11 @@ them, so that together they are the audit.
 """
 
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
+
+from schemas.values import JsonValue
 
 
 class CredentialState(StrEnum):
@@ -171,7 +174,58 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, tag="mark"):
         return self.command
 
 
-ControlRecord = Credentials | Suspicion | Resolution | WorkerState | Replay | Edit | Discard | Mark
+class OffsetMove(msgspec.Struct, frozen=True, kw_only=True, tag="offset"):
+    """A command: go on from another offset. The owner carries it out, once, and notes its id beside the offset."""
+
+    cd_schema: int = 1
+    subject: str
+    """A source task, or `<group>/<topic>/<partition>` without the hub's prefix."""
+    id: str
+    action: Literal["set", "reset", "undo"]
+    offset: JsonValue
+    """A source's own position; the number of a record for a partition; null = from the beginning."""
+    undoes: str | None = None
+    """Id of the move that an undo takes back; carried out only while that one stands."""
+    by: str
+    reason: str
+    time: str
+
+    @property
+    def name(self) -> str:
+        return self.subject
+
+
+class Trouble(StrEnum):
+    """Why something stands still until a person decides where it goes on."""
+
+    OTHER_CONFIGURATION = "other_configuration"  # the offset was stored for another table, mode, cursor, key or filter
+    LOST = "lost"  # there is no offset, although there was one
+    WENT_BACK = "went_back"  # the source is older than what was read of it
+    BEYOND_THE_END = "beyond_the_end"  # the topic ends before the offset
+    RETENTION_PASSED = "retention_passed"  # unread records were deleted
+    RECREATED = "recreated"  # the topic is another one of the same name
+    MISSING = "missing"  # the topic is gone
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True, tag="stopped"):
+    """A source task, or a partition of a group, that stands still; all others go on."""
+
+    cd_schema: int = 1
+    subject: str
+    trouble: Trouble
+    reason: str
+    command: str
+    """What a person may run to decide."""
+    time: str
+
+    @property
+    def name(self) -> str:
+        return self.subject
+
+
+ControlRecord = (
+    Credentials | Suspicion | Resolution | WorkerState | Replay | Edit | Discard | Mark | OffsetMove | Stopped
+)
 
 
 def control_key(kind: type[msgspec.Struct], name: str) -> bytes:

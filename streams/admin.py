@@ -28,6 +28,13 @@ class Position(NamedTuple):
         return max(0, self.end - self.committed)
 
 
+class Span(NamedTuple):
+    """What one partition holds: the first offset that is still there, and the one after the last."""
+
+    begin: int
+    end: int
+
+
 class Admin:
     """`with Admin(bootstrap) as admin:`; every call is short and blocking.
 
@@ -105,7 +112,15 @@ class Admin:
         """Records ever appended to a topic, markers of transactions included."""
         return sum(self._ends([topic]).values())
 
+    def spans(self, topics: Sequence[str]) -> dict[tuple[str, int], Span]:
+        """What each partition of these topics holds, by topic and number."""
+        begins, ends = self._offsets(topics, OffsetSpec.EARLIEST), self._ends(topics)
+        return {tuple(tp): Span(begins[tp], end) for tp, end in ends.items() if tp in begins}
+
     def _ends(self, topics: Sequence[str]) -> dict[TopicPartition, int]:
+        return self._offsets(topics, OffsetSpec.LATEST)
+
+    def _offsets(self, topics: Sequence[str], which: OffsetSpec) -> dict[TopicPartition, int]:
         partitions = [
             TopicPartition(found["name"], each["partition_index"])
             for found in self._describe(list(topics))
@@ -113,7 +128,7 @@ class Admin:
         ]
         if not partitions:
             return {}
-        found = self._client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        found = self._client.list_partition_offsets(dict.fromkeys(partitions, which))
         return {tp: found[tp].offset for tp in partitions}
 
     def read(self, topic: str, since: datetime | None = None) -> Iterator[Any]:

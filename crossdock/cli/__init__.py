@@ -8,6 +8,7 @@ import typer
 
 from connectors.errors import ConfigError, CrossdockError
 from crossdock.cli.dead import dead
+from crossdock.cli.index import index
 from crossdock.cli.operator import doubt, held
 from crossdock.cli.output import DEFAULT, AsJson, Folder, harmless, show
 
@@ -25,6 +26,7 @@ app.add_typer(dead, name="dead")
 app.add_typer(broker, name="broker")
 app.add_typer(held, name="held")
 app.add_typer(doubt, name="doubt")
+app.add_typer(index, name="index")
 
 BrokerFolder = Annotated[Path, typer.Option(help="where its data and log are kept")]
 Port = Annotated[int, typer.Option(min=1024, max=65535, help="on 127.0.0.1")]
@@ -90,7 +92,8 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
     for name, each in found["pipelines"].items():
         waiting = ", ".join(f"{system} {count:,}" for system, count in each["waiting_for_writeback"].items())
         lines.append(
-            f"  {name}: waiting for enrich {each['waiting_for_enrich']:,}, for write-back {waiting or 'none'}; "
+            f"  {name}: waiting for enrich {each['waiting_for_enrich']:,}, for write-back {waiting or 'none'}, "
+            f"backfill {each['waiting_in_backfill']:,}; "
             f"receipts {each['receipts']:,}, dead {each['dead']:,}, review {each['review']:,}"
         )
     show(found, "\n".join(lines), as_json=as_json)

@@ -65,6 +65,7 @@ class TaskTransactions:
             for partition, records in by_partition(topic, items).items()
         ]
         sent = await asyncio.gather(*sending, return_exceptions=True)
+        failpoint("ingest_after_send")
         futures = [future for found in sent if not isinstance(found, BaseException) for future in found]
         delivered = await asyncio.gather(*futures, return_exceptions=True)
         for result in (*sent, *delivered):
