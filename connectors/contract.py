@@ -219,7 +219,9 @@ class Lintable(Protocol):
 class Checkable(Protocol):
     """A source or sink that can look, read-only, whether its configuration fits the system."""
 
-    def check(self) -> Report: ...
+    def check(self) -> Report:
+        """Logs in once. Raises CredentialsRefused if that is refused, Retriable while the system cannot be asked."""
+        ...
 
 
 class System(Protocol):

@@ -63,6 +63,7 @@ class Retrying:
         self.inner, self.capabilities = inner, inner.capabilities
         self._clock, self._stop, self._budget = clock, stop if stop is not None else threading.Event(), budget
         self._base, self._cap = base, cap
+        self._settling: dict[str, float] = {}
         if isinstance(inner, Readback):
             self.happened = inner.happened
         elif inner.capabilities.idempotency is Idempotency.READBACK:
@@ -89,7 +90,7 @@ class Retrying:
         """
         if self._budget is not None:
             self._budget.earn()
-        rounds = _Rounds(self.inner, writes, deadline)
+        rounds = self._rounds(writes, deadline)
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_result(bool),
             wait=lambda _: self._pause(rounds),
@@ -103,9 +104,12 @@ class Retrying:
 
     def once(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
         """As `put`, without trying again: how a breaker looks whether the system is back. Raises what `put` does."""
-        rounds = _Rounds(self.inner, writes, deadline)
+        rounds = self._rounds(writes, deadline)
         rounds.once()
         return rounds.settled()
+
+    def _rounds(self, writes: Sequence[Write], deadline: float) -> "_Rounds":
+        return _Rounds(self.inner, writes, deadline, self._clock, self._settling)
 
     def _pause(self, rounds: "_Rounds") -> float:
         backoff = min(self._cap, self._base * 2 ** min(rounds.calls, _LONGEST_EXPONENT))
@@ -128,8 +132,12 @@ class _Interrupted(Exception):
 class _Rounds:
     """The writes of one `put`: which are settled, which are open, and why."""
 
-    def __init__(self, inner: SinkTask, writes: Sequence[Write], deadline: float) -> None:
+    def __init__(
+        self, inner: SinkTask, writes: Sequence[Write], deadline: float, clock: Clock, settling: dict[str, float]
+    ) -> None:
+        """`settling`: from when on a write without an answer can be found, by its id; outlives this `put`."""
         self._inner, self._writes, self._deadline = inner, writes, deadline
+        self._clock, self._settling = clock, settling
         self._repeatable = inner.capabilities.idempotency in _REPEATABLE
         self._readback = inner if isinstance(inner, Readback) and _is_read_back(inner) else None
         self._doubtful = set(range(len(writes)) if self._readback is not None else ())
@@ -142,11 +150,12 @@ class _Rounds:
         self.calls = 0
         """Rounds so far."""
         self.retry_after = 0.0
-        """Seconds that the system asked for in the last round."""
+        """Seconds that are to be waited after the last round: the system asked for them, or a write settles."""
+        self._is_throttled = False
 
     def once(self) -> bool:
         """One round over everything that is open. True = something still is, and waiting may help."""
-        self._failure, self.retry_after = None, 0.0
+        self._failure, self.retry_after, self._is_throttled = None, 0.0, False
         try:
             self._look_back()
             self._send()
@@ -177,8 +186,10 @@ class _Rounds:
 
     def _look_back(self) -> None:
         """What has happened already is settled; what has not may be sent."""
-        asked = [i for i in self._open if i in self._doubtful]
-        if self._readback is None or not asked:
+        if self._readback is None:
+            return
+        asked = [i for i in self._open if i in self._doubtful and self._has_settled(i)]
+        if not asked:
             return
         try:
             found = self._readback.happened([self._writes[i] for i in asked], self._deadline)
@@ -190,9 +201,20 @@ class _Rounds:
                 self._receipts[i] = receipt
         self._still_open()
 
+    def _has_settled(self, i: int) -> bool:
+        """Looked for too early, a write that is still under way would be taken for one that never happened."""
+        write_id, now = self._writes[i].write_id, self._clock.monotonic()
+        left = self._settling.get(write_id, now) - now
+        if left > 0:
+            self.retry_after = max(self.retry_after, left)
+            return False
+        self._settling.pop(write_id, None)
+        return True
+
     def _send(self) -> None:
-        groups = [self._open] if self._open else []
-        while groups and not self.retry_after and not self._suspended:
+        known = [i for i in self._open if i not in self._doubtful]
+        groups = [known] if known else []
+        while groups and not self._is_throttled and not self._suspended:
             group = groups.pop()
             try:
                 self._put(group)
@@ -219,17 +241,26 @@ class _Rounds:
     def _in_doubt(self, group: list[int], failure: Unknown) -> Retriable:
         if self._readback is None:
             return Retriable(failure.message, detail=failure.detail)
-        self._doubtful.update(group)
+        for i in group:
+            self._doubt(i)
         return Retriable(failure.message, retry_after=self._inner.capabilities.settle, detail=failure.detail)
+
+    def _doubt(self, i: int) -> None:
+        self._doubtful.add(i)
+        now, settle = self._clock.monotonic(), self._inner.capabilities.settle
+        for name in [name for name, at in list(self._settling.items()) if at <= now]:
+            self._settling.pop(name, None)  # whoever asks for it may look at once
+        self._settling[self._writes[i].write_id] = now + settle
+        self.retry_after = max(self.retry_after, settle)
 
     def _take(self, i: int, receipt: Receipt) -> None:
         self._receipts[i] = receipt = self._refusals.judged(receipt)
         self._suspended = self._suspended or is_suspected(receipt)
-        if receipt.outcome is Outcome.RETRY:
-            self.retry_after = max(self.retry_after, receipt.retry_after or 0.0)
+        if receipt.outcome is Outcome.RETRY and receipt.retry_after:
+            self._is_throttled = True
+            self.retry_after = max(self.retry_after, receipt.retry_after)
         if receipt.outcome is Outcome.UNKNOWN and self._readback is not None:
-            self._doubtful.add(i)
-            self.retry_after = max(self.retry_after, self._inner.capabilities.settle)
+            self._doubt(i)
 
     def _still_open(self) -> None:
         self._open = [i for i in self._open if not self._is_settled(i)]

@@ -233,6 +233,8 @@ class _Context:
             lookups=Lookups(lookups, self.clock),
             model=model,
             clock=self.clock,
+            freshness=config.freshness,
+            backfill_rate=config.backfill.rate,
         )
 
     def ingests(self, config: PipelineConfig) -> list[Ingest]:
@@ -306,6 +308,7 @@ class _Context:
             fields={theirs: compile_path(path, lookups) for theirs, path in block.set.items()},
             expected=None if block.expected_path is None else compile_path(block.expected_path, lookups),
             if_changed=block.if_changed,
+            coalesce=0.0 if block.coalesce is None else block.coalesce.total_seconds(),
             replaces=block.replaces,
             control=self.control,
             control_topic=HubTopics.of(prefix).control,

@@ -59,7 +59,11 @@ def again(letter: DeadLetter, verb: str, topics: PipelineTopics, last: int, afte
         raise NotSendable(why)
     if letter.value is None:
         raise NotSendable("it holds no bytes: discard it")
-    topic = topics.enriched if letter.stage == "put" or letter.topic == topics.enriched.name else topics.changes
+    topic = (
+        topics.enriched
+        if letter.stage == "put" or letter.topic in {each.name for each in topics.to_write}
+        else topics.changes
+    )
     if letter.stage == "decode":
         number, value, version = last + 1, letter.value, None
     else:

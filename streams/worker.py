@@ -33,7 +33,7 @@ from streams.pipeline import Pipeline
 from streams.replay import TASK, Replayer
 from streams.runtime.app import WorkerApp
 from streams.runtime.kafka import ConsumerRecord, Kafka, TopicPartition
-from streams.runtime.lanes import Aside, Hold, Lanes, Work
+from streams.runtime.lanes import Backfill, Hold, Lanes, Rules, Work
 from streams.runtime.ownership import Ownership
 from streams.runtime.publisher import Outputs, Publisher
 from streams.runtime.reader import Batch, Group, Reader
@@ -142,19 +142,23 @@ class Worker(Service):  # type: ignore[misc]
 
     def _enriching(self) -> Reader:
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}
+        pipelines |= {each.topics.backfill.name: each.in_backfill for each in self._parts.pipelines}
+        backfills = [_backfill(each.topics.to_enrich, each) for each in self._parts.pipelines]
 
         async def work(tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
             await self.publisher.publish(await _enriched(records, pipelines[tp.topic], hold))
 
         name = enrich_group(self._parts.prefix, self._parts.worker_group)
         group = Group(name, tuple(pipelines), self._parts.instance, ENRICH_DRAIN)
-        return self._agent(
-            "enrich", group, self._commits(name, [each.topics.changes for each in pipelines.values()]), work
-        )
+        topics = [topic for each in self._parts.pipelines for topic in each.topics.to_enrich]
+        return self._agent("enrich", group, topics, work, Rules(backfills=backfills))
 
     def _writing(self, target: TargetSystem) -> Reader:
-        writebacks = {found[0].topics.enriched.name: found for found in target.writebacks.values()}
+        writebacks = {topic.name: found for found in target.writebacks.values() for topic in found[0].topics.to_write}
         asides = self._asides[target.system]
+        pipelines = [each for each in self._parts.pipelines if each.name in target.writebacks]
+        backfills = [_backfill(each.topics.to_write, each) for each in pipelines]
+        coalesce = {name: max(each.coalesce for each in found) for name, found in writebacks.items()}
 
         async def work(tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
             publish = self.publisher.publish
@@ -162,8 +166,8 @@ class Worker(Service):  # type: ignore[misc]
 
         name = write_group(self._parts.prefix, target.system)
         group = Group(name, tuple(writebacks), self._parts.instance, target.drain)
-        commits = self._commits(name, [found[0].topics.enriched for found in writebacks.values()])
-        reader = self._agent(f"write-{target.system}", group, commits, work, asides)
+        topics = [topic for each in pipelines for topic in each.topics.to_write]
+        reader = self._agent(f"write-{target.system}", group, topics, work, Rules(asides, backfills, coalesce))
         target.gate.breaker.share = lambda: reader.share
         return reader
 
@@ -183,17 +187,24 @@ class Worker(Service):  # type: ignore[misc]
             clock=parts.clock,
         )
 
-    def _agent(self, name: str, group: Group, commits: Commits, work: Work, aside: Aside | None = None) -> Reader:
+    def _agent(self, name: str, group: Group, topics: Sequence[Topic], work: Work, rules: Rules) -> Reader:
         """A reader, and the Faust agent that it feeds."""
         channel = self._app.channel()
+        commits = self._commits(group.name, topics)
         reader = Reader(group, self._parts.kafka, self._parts.clock, channel.put, commits)
-        lanes = Lanes(reader, self._parts.clock, work, self._app.crash, aside)
+        lanes = Lanes(reader, self._parts.clock, work, self._app.crash, rules)
 
         async def agent(stream: AsyncIterable[Batch]) -> None:
             await lanes.run(stream)
 
         self._app.agent(channel, name=name)(agent)
         return reader
+
+
+def _backfill(topics: tuple[Topic, Topic], pipeline: Pipeline) -> Backfill:
+    """A backfill yields while live records are older than half of what the pipeline promises."""
+    live, backfill = topics
+    return Backfill(backfill.name, live.name, pipeline.freshness.total_seconds() / 2, pipeline.backfill_rate)
 
 
 async def _enriched(records: Sequence[ConsumerRecord], pipeline: Pipeline, hold: Hold) -> Outputs:

@@ -61,6 +61,8 @@ class Writeback:
     fields: Mapping[str, Getter]
     expected: Getter | None
     if_changed: IfChanged
+    coalesce: float
+    """Seconds that an event waits for newer ones of its key."""
     replaces: bool
     """A newer version of a key makes an older one that waits superfluous; false where each write adds something."""
     control: Control

@@ -209,6 +209,10 @@ class SoapWritebackConfig(WritebackConfig):
     faults: Faults = Faults()
 
     @property
+    def guards_version(self) -> bool:
+        return self.version is not None
+
+    @property
     def object(self) -> str:
         return self.call
 

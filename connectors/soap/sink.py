@@ -10,7 +10,7 @@ from connectors.contract import Capabilities, Report
 from connectors.errors import ConfigError, Rejected, Unknown
 from connectors.failpoints import failpoint
 from connectors.refusals import Refusals
-from connectors.soap.check import check_writeback
+from connectors.soap.check import check_writeback, knock
 from connectors.soap.config import SoapWritebackConfig
 from connectors.soap.listing import arguments, elements_at
 from connectors.soap.rows import Decoder, Field, fields_of
@@ -38,8 +38,11 @@ class SoapSink:
         return check_writeback(self._service, self._config)
 
     def check(self) -> Report:
-        """The same: an operation that writes cannot be tried."""
-        return self.lint()
+        """The same, and whether the service lets us in. Raises Retriable, CredentialsRefused."""
+        report = self.lint()
+        if not report.problems:
+            knock(self._service, self._calls, self._config, self._calls.deadline(), report)
+        return report
 
     def open(self) -> None:
         """Raises ConfigError if the operation or a path is not in the WSDL."""

@@ -92,7 +92,8 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
     for name, each in found["pipelines"].items():
         waiting = ", ".join(f"{system} {count:,}" for system, count in each["waiting_for_writeback"].items())
         lines.append(
-            f"  {name}: waiting for enrich {each['waiting_for_enrich']:,}, for write-back {waiting or 'none'}; "
+            f"  {name}: waiting for enrich {each['waiting_for_enrich']:,}, for write-back {waiting or 'none'}, "
+            f"backfill {each['waiting_in_backfill']:,}; "
             f"receipts {each['receipts']:,}, dead {each['dead']:,}, review {each['review']:,}"
         )
     show(found, "\n".join(lines), as_json=as_json)

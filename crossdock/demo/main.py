@@ -245,8 +245,8 @@ class Demo:
         for pipeline in TARGETS:
             topics = topics_of(pipeline)
             flows[pipeline] = Flow(
-                read=admin.size(topics.changes.name),
-                scored=admin.size(topics.enriched.name),
+                read=sum(admin.size(each.name) for each in topics.to_enrich),
+                scored=sum(admin.size(each.name) for each in topics.to_write),
                 settled=admin.size(topics.receipts.name),
                 behind=behind(admin, pipeline),
             )

@@ -49,8 +49,8 @@ def total(found: Mapping[str, Verdict]) -> dict[str, dict[str, int]]:
 def behind(admin: Admin, pipeline: str) -> int:
     """Records of a pipeline that some group has not finished with."""
     topics, system = topics_of(pipeline), TARGETS[pipeline]
-    enriching = admin.positions(enrich_group(PREFIX, WORKER_GROUP), [topics.changes.name])
-    writing = admin.positions(write_group(PREFIX, system), [topics.enriched.name])
+    enriching = admin.positions(enrich_group(PREFIX, WORKER_GROUP), [each.name for each in topics.to_enrich])
+    writing = admin.positions(write_group(PREFIX, system), [each.name for each in topics.to_write])
     return sum(position.behind for position in [*enriching.values(), *writing.values()])
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.client import AIOKafkaClient
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
 __all__ = [
@@ -61,6 +62,9 @@ class Kafka:
     def member(self, group: str, instance: str, rebalance_timeout: float) -> AIOKafkaConsumer:
         """A static member of a group. It leaves only when it is told to, or silent for a session of 10 s.
 
+        Partitions are given out by range: what has one number in several topics has one owner, as the live records of a
+        partition and those of its backfill must have.
+
         The poll interval is off: aiokafka leaves the group when nobody fetches for that long, and never rejoins.
         """
         return AIOKafkaConsumer(
@@ -73,6 +77,7 @@ class Kafka:
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_committed",
+            partition_assignment_strategy=(RangePartitionAssignor,),
             max_partition_fetch_bytes=1 << 20,
             **self._common(),
         )

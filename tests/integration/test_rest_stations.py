@@ -322,6 +322,10 @@ def test_a_refused_token_is_the_systems_trouble_and_no_records(
     assert "wrong" not in str(refused.value) + refused.value.detail
     with pytest.raises(CredentialsRefused):
         source_of(system).poll(10, soon())
+    for part in (sink, system.source(SOURCE, written=WRITTEN)):
+        assert isinstance(part, Checkable)
+        with pytest.raises(CredentialsRefused):  # the hub's health task tries a secret through `check` alone
+            part.check()
     sink.close()
 
 

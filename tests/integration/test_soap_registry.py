@@ -455,10 +455,19 @@ def sink_free(system: SoapSystem, **changed: Any) -> Any:
     return system.sink(SoapWritebackConfig.model_validate(block), prefix="hub").check()
 
 
-def test_check_reports_a_register_that_is_away(registry: RegistryServer, system: SoapSystem, monkeypatch: Any) -> None:
+def test_check_of_either_direction_tells_a_refused_login_from_everything_else(
+    registry: RegistryServer, system: SoapSystem, monkeypatch: Any
+) -> None:
+    """The hub's health task tries a secret through `check` alone: it must never take a refusal for a success."""
     monkeypatch.setenv("REGISTRY_PASSWORD", "wrong")
-    report = system.source(source_config(), written=WRITTEN).check()
-    assert "401" in problems(report)["operation",]
+    for part in (system.source(source_config(), written=WRITTEN), sink_of(system)):
+        with pytest.raises(CredentialsRefused):
+            part.check()
+    monkeypatch.setenv("REGISTRY_PASSWORD", "open sesame")
+    assert "takes the login" in sink_of(system).check().guarantees[-1]
+    elsewhere = build(registry, address=registry.address.replace("/registry", "/nowhere"))
+    assert "no SOAP service answers: HTTP 404" in problems(sink_of(elsewhere).check())["system",]
+    elsewhere.close()
 
 
 def test_a_register_that_is_busy_at_the_check_is_no_error_of_the_configuration(

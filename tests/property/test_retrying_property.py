@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connectors.contract import Capabilities, Idempotency
@@ -203,25 +203,31 @@ the hub notes an intent before it sends, and puts the rest into the list of doub
         st.tuples(
             st.lists(st.sampled_from(CALLS), max_size=6),
             st.lists(st.sampled_from(ANSWERS), max_size=12),
-            st.floats(0.05, 20.0),
+            st.sampled_from([0.5, 1.0, 5.0, 20.0]),
+            st.booleans(),
         ),
         min_size=2,
         max_size=4,
     ),
 )
+@example(1, Idempotency.READBACK, True, [(["work", "unknown_after"], [], 1.0, False), ([], [], 20.0, False)])
+@example(2, Idempotency.READBACK, True, [(["work"], ["lost_reply", "applied"], 1.0, False), ([], [], 20.0, False)])
 def test_a_target_that_loses_answers_sees_no_effect_twice_over_many_lives_of_a_worker(
-    count: int, idempotency: Idempotency, single: bool, lives: list[tuple[list[str], list[str], float]]
+    count: int, idempotency: Idempotency, single: bool, lives: list[tuple[list[str], list[str], float, bool]]
 ) -> None:
-    """I2: each life passes the writes once more, as after a crash; the target shows what it did after `settle`."""
+    """I2: the writes come once more, at once or after a crash; the target shows what it did after `settle`."""
     clock = HandClock()
     sink = ScriptedSink(clock, idempotency, single, [], [])
+    retrying = Retrying(sink, clock=clock)
     writes = [Write(f"w{i}", {"id": i}, {"value": i}, "0000.00000000000000000001.0000") for i in range(count)]
     todo = writes
-    for calls, answers, seconds in lives:
+    for calls, answers, seconds, crash in lives:
         sink._calls, sink._answers = list(calls), list(answers)
-        receipts = passed(Retrying(sink, clock=clock), todo, clock.seconds + seconds)
+        receipts = passed(retrying, todo, clock.seconds + seconds)
         todo = CRASHES[idempotency](todo, receipts)
-        clock.seconds += SETTLE
+        if crash:
+            retrying = Retrying(sink, clock=clock)
+            clock.seconds += SETTLE
         sink.not_before = 0.0
         if not todo:
             break

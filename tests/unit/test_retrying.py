@@ -165,6 +165,22 @@ def test_a_doubt_that_lasts_to_the_deadline_is_not_an_end_but_looked_for_at_the_
     assert receipt.outcome is Outcome.RETRY
 
 
+def test_a_doubt_keeps_its_time_into_the_next_put_while_others_go_on() -> None:
+    """I2: looked for too early, a write that is under way would be sent once more."""
+    clock = HandClock()
+    sink = Found(Unknown("no answer"), [APPLIED], found=[[None]], settle=3.0)
+    retrying = Retrying(sink, clock=clock, cap=0.01)
+    with pytest.raises(Retriable) as raised:
+        retrying.put(writes(1), 1.0)
+    assert raised.value.retry_after == 3.0
+    retrying.once([Write("w7", {"id": 7}, {"v": 7}, "1")], 20.0)
+    (early,) = retrying.once(writes(1), 20.0)
+    assert (early.outcome, sink.calls) == (Outcome.RETRY, [["w0"], ["w7"]])
+    assert retrying.put(writes(1), 20.0)[0].outcome is Outcome.APPLIED
+    assert clock.seconds >= 3.0
+    assert sink.asked == [["w0"], ["w7"], ["w0"]]
+
+
 def test_a_sink_that_promises_readback_and_cannot_look_is_a_defect() -> None:
     with pytest.raises(TypeError, match="happened"):
         Retrying(Scripted([APPLIED], idempotency=Idempotency.READBACK), clock=HandClock())
