@@ -67,6 +67,8 @@ class PastMove(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     reason: str
     time: str
+    depends_on: str | None = None
+    """Of the source's offset before."""
     undone: bool = False
 
 
@@ -88,7 +90,7 @@ class OffsetHistory(msgspec.Struct, frozen=True, kw_only=True):
         found = self.undoable()
         return found is not None and found.id == move.undoes
 
-    def with_move(self, move: OffsetMove, before: JsonValue) -> "OffsetHistory":
+    def with_move(self, move: OffsetMove, before: JsonValue, depends_on: str | None = None) -> "OffsetHistory":
         """The history once the move is carried out."""
         undone = [msgspec.structs.replace(each, undone=True) if each.id == move.undoes else each for each in self.moves]
         added = PastMove(
@@ -99,6 +101,7 @@ class OffsetHistory(msgspec.Struct, frozen=True, kw_only=True):
             by=move.by,
             reason=move.reason,
             time=move.time,
+            depends_on=depends_on,
         )
         return OffsetHistory(subject=self.subject, moves=[*undone, added][-KEPT:])
 
@@ -279,7 +282,7 @@ def moved(task: TaskSpec, at: Stored, move: OffsetMove, to: Offset | None, time:
         move=move.id,
         live=False,
     )
-    return Stored(record, at.history.with_move(move, before.offset))
+    return Stored(record, at.history.with_move(move, before.offset, before.depends_on))
 
 
 def caught_up(record: OffsetRecord) -> OffsetRecord:
