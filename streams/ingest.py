@@ -143,7 +143,7 @@ class Ingest:
         if at.record is not None:
             offsets.refuse_other_configuration(self.task, at.record)
             return at.record
-        if await offsets.was_read_before(self.kafka, self.topics.changes, self.task.name):
+        if await offsets.was_read_before(self.kafka, self.topics.to_enrich, self.task.name):
             raise offsets.lost(self.task.name, self.topics.changes.name)
         return offsets.first_record(self.task)
 
