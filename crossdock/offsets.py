@@ -109,9 +109,11 @@ class Offsets:
         hub = self.configuration.hub
         for name, pipeline in self.configuration.pipelines.items():
             topics = PipelineTopics.of(self.prefix, name, hub.kafka.partitions)
-            yield enrich_group(self.prefix, hub.worker_group), topics.changes.name
+            for topic in topics.to_enrich:
+                yield enrich_group(self.prefix, hub.worker_group), topic.name
             for system in sorted({block.system for block in pipeline.writeback}):
-                yield write_group(self.prefix, system), topics.enriched.name
+                for topic in topics.to_write:
+                    yield write_group(self.prefix, system), topic.name
 
     def history(self, subject: str) -> OffsetHistory:
         return self._stored(history_key(subject), OffsetHistory) or OffsetHistory(subject=subject)
