@@ -99,6 +99,20 @@ class Admin:
                 )
         return sorted(missing)
 
+    def remove(self, prefix: str) -> list[str]:
+        """Deletes all topics of a hub, with all that is in them. Returns their names.
+
+        Raises:
+            Retriable: Kafka did not delete all of them.
+        """
+        names = sorted(found["name"] for found in self._describe(None) if found["name"].startswith(f"{prefix}."))
+        try:
+            if names:
+                self._client.delete_topics(names)
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not delete the topics of {prefix}", detail=repr(error)) from error
+        return names
+
     def positions(self, group: str, topics: Sequence[str]) -> dict[str, Position]:
         """Committed offset and end of each topic. What a group has not committed counts from the beginning."""
         ends = self._ends(topics)

@@ -114,6 +114,12 @@ def demo(  # noqa: PLR0917 - typer's options
     stop: Annotated[bool, typer.Option("--stop", help="end what --keep left")] = False,
     folder: Annotated[Path, typer.Option(help="everything lies under it")] = Path(".crossdock/demo"),
     seconds: Annotated[float, typer.Option(min=1, help="how long the month plays")] = 45.0,
+    kafka: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="this broker (without TLS) instead of the embedded one")
+    ] = None,
+    postgres: Annotated[
+        str | None, typer.Option(metavar="URL", help="this server for flightops; its new database goes at the end")
+    ] = None,
 ) -> None:
     """Plays a month of real data through a real broker and three legacy systems, and accounts for every change."""
     from crossdock.demo.main import Options
@@ -131,6 +137,8 @@ def demo(  # noqa: PLR0917 - typer's options
         stop=stop,
         folder=folder,
         seconds=seconds,
+        kafka=kafka,
+        postgres=postgres,
     )
     raise typer.Exit(play(chosen))
 
