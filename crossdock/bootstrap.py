@@ -38,6 +38,7 @@ from streams.derive import Derive
 from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
+from streams.offsets import in_hub
 from streams.only import Only
 from streams.pipeline import Pipeline
 from streams.runtime.kafka import Kafka, quiet_logs
@@ -251,7 +252,7 @@ class _Context:
             Ingest(
                 pipeline=config.name,
                 source=source,
-                task=spec,
+                task=in_hub(config.name, spec),
                 kafka=self.kafka,
                 control=self.control,
                 topics=self.topics(config.name),

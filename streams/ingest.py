@@ -103,7 +103,7 @@ class Ingest:
             if move is not None:
                 stored = await self._move(stored, move, transactions)
             record = await self._trusted(stored)
-            task = self.source.task(self.task.name)
+            task = self.source.task(offsets.at_source(self.task.name))
             failpoint("ingest_before_open")
             try:
                 await self._in_thread(task.open, record.offset)
@@ -137,7 +137,7 @@ class Ingest:
 
     async def _numbered(self, at: Stored, offset: Offset | None) -> Offset | None:
         """The same offset, where the source numbers its versions itself with numbers that go on."""
-        task = self.source.task(self.task.name)
+        task = self.source.task(offsets.at_source(self.task.name))
         if not isinstance(task, Numbering):
             return offset
         highest = None if at.record is None else at.record.highest
