@@ -26,7 +26,7 @@ from crossdock.index import TASK as INDEX
 from crossdock.index import projecting
 from crossdock.instance import claim
 from crossdock.logs import write_logs
-from crossdock.memory import keep_small
+from crossdock.memory import keep_for_good, keep_small
 from crossdock.sources import source_of
 from crossdock.supervisor import Supervised
 from streams.brake import Brake
@@ -106,6 +106,7 @@ def _run(parts: Parts) -> int:
     worker = faust.Worker(
         app_of(parts), loglevel="INFO", redirect_stdouts=False, override_logging=False, quiet=True, console_port=0
     )
+    keep_for_good()
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:

@@ -105,7 +105,7 @@ class Broker:
         state = {"pid": process.pid, "began": began(process.pid), "port": self.port}
         self._state_file.write_text(json.dumps(state))
         deadline = self.clock.monotonic() + START_PATIENCE
-        while not _speaks_kafka(self.port):
+        while not speaks_kafka("127.0.0.1", self.port):
             if process.poll() is not None or self.clock.monotonic() > deadline:
                 self._state_file.unlink(missing_ok=True)
                 process.kill()
@@ -237,11 +237,11 @@ def _cluster_id() -> str:
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "x")
 
 
-def _speaks_kafka(port: int) -> bool:
+def speaks_kafka(host: str, port: int) -> bool:
     """Whether an ApiVersions request is answered: an open port alone is not yet a broker."""
     request = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff"
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+        with socket.create_connection((host, port), timeout=2) as connection:
             connection.sendall(request)
             answer = connection.recv(8)
     except OSError:

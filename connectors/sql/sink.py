@@ -17,6 +17,7 @@ a row there: a repeated write that had none is compared again, and its receipt s
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -36,7 +37,10 @@ from schemas.receipt import Receipt
 from schemas.values import Key, Record
 from schemas.write import Write
 
-_BY_ANOTHER_ATTEMPT = "the ledger holds this write: an earlier attempt applied it"
+_BY_ANOTHER_ATTEMPT = "the database has this write: an earlier attempt applied it"
+_NAMELESS = Receipt(Outcome.REJECTED, code="key", reason="a null in the key names no row: each write would add one")
+_COMMITS_WITHIN = 2.0
+"""Seconds: a commit whose connection was lost is done, or will never be."""
 
 
 class SqlSink:
@@ -45,8 +49,11 @@ class SqlSink:
     _target: Target
 
     def __init__(self, config: SqlWritebackConfig, database: Database) -> None:
-        self.capabilities = Capabilities(config.idempotency, transactional=False, readable=True)
         self._config, self._database = config, database
+        self.capabilities = Capabilities(config.idempotency, transactional=False, readable=True)
+        if config.idempotency is Idempotency.READBACK:
+            self.capabilities = replace(self.capabilities, settle=_COMMITS_WITHIN)
+            self.happened = self._happened
         verb = "update" if config.update else "upsert" if config.upsert else "insert"
         self._place = f"{verb} {config.table}"
 
@@ -85,6 +92,12 @@ class SqlSink:
         with self._database.reading(deadline, self._place) as connection:
             return self._target.read(connection, keys)
 
+    def _happened(self, writes: Sequence[Write], deadline: float) -> list[Receipt | None]:
+        """See `connectors.contract.Readback`. Raises Retriable, SystemFault."""
+        with self._database.reading(deadline, self._place) as connection:
+            there = self._target.there(connection, [write.write_id for write in writes])
+        return [Receipt(Outcome.APPLIED, reason=_BY_ANOTHER_ATTEMPT) if each else None for each in there]
+
     def _transaction(self, writes: Sequence[Write], deadline: float, *, by_halves: bool) -> list[Receipt]:
         refusals = Refusals()
         with self._database.writing(deadline, self._place) as connection:
@@ -120,8 +133,8 @@ class SqlSink:
                         "SET CONSTRAINTS ALL IMMEDIATE"
                     )  # a deferred one would speak at the commit
             return [refusals.judged(receipt) for receipt in receipts]
-        except sa.exc.DBAPIError as error:
-            refusal = failure_of(error, self._place)
+        except (sa.exc.DBAPIError, Rejected) as error:
+            refusal = error if isinstance(error, Rejected) else failure_of(error, self._place)
             if not isinstance(refusal, Rejected):
                 raise refusal from error
         if len(writes) == 1:
@@ -131,8 +144,15 @@ class SqlSink:
         return [*first, *self._by_halves(connection, writes[middle:], refusals)]
 
     def _write(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Receipt]:
+        """Raises Rejected, and what the driver raises."""
+        named = [write for write in writes if None not in write.key.values() or self._config.upsert is None]
+        receipts = self._claim_and_apply(connection, named)
+        by_id = {write.write_id: receipt for write, receipt in zip(named, receipts, strict=True)}
+        return [by_id.get(write.write_id, _NAMELESS) for write in writes]
+
+    def _claim_and_apply(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Receipt]:
         if self._config.idempotency is not Idempotency.LEDGER:
-            return self._target.apply(connection, writes)
+            return self._target.apply(connection, writes) if writes else []
         claimed = self._target.claim(connection, [write.write_id for write in writes])
         todo = [write for write in writes if write.write_id in claimed]
         receipts = self._target.apply(connection, todo) if todo else []

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from connectors.errors import ConfigError
+from connectors.errors import ConfigError, Rejected
+from connectors.reference import Form, reference_of
 from connectors.sql.config import SqlWritebackConfig
 from connectors.sql.database import Database
 from connectors.sql.tables import column, names_of, unknown
@@ -39,6 +40,10 @@ class Target(Protocol):
         """See `connectors.contract.Readable`."""
         ...
 
+    def there(self, connection: sa.Connection, write_ids: Sequence[str]) -> list[bool]:
+        """Whether a row carries the reference of each write."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -49,6 +54,8 @@ class Columns:
     fields: tuple[sa.Column[Any], ...]
     version: sa.Column[Any] | None
     rule: str | None
+    reference: sa.Column[Any] | None = None
+    form: Form = "text"
 
     @classmethod
     def of(cls, config: SqlWritebackConfig, table: sa.Table) -> "Columns":
@@ -60,7 +67,18 @@ class Columns:
             fields=tuple(_needed(table, name) for name in config.set),
             version=None if version is None else _needed(table, version.column),
             rule=None if version is None else version.rule,
+            reference=None if config.reference is None else _needed(table, config.reference.field),
+            form="text" if config.reference is None else config.reference.form,
         )
+
+    @property
+    def all(self) -> list[sa.Column[Any]]:
+        """Every column that is read or written."""
+        return [*self.key, *self.fields, *(each for each in (self.version, self.reference) if each is not None)]
+
+    def reference_of(self, write_id: str) -> str:
+        """What stands in the column `reference` of a row that this write added."""
+        return reference_of(write_id, self.form)
 
     def compared(self, write: Write) -> JsonValue:
         """What the version column is compared with."""
@@ -78,6 +96,17 @@ def create_ledger(database: Database, deadline: float) -> None:
             )  # two workers at once: IF NOT EXISTS races
         connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {LEDGER} ({columns})")
         connection.commit()
+
+
+def added(rows: int, wanted: int) -> list[Receipt]:
+    """The receipts of a statement that only adds rows.
+
+    Raises:
+        Rejected: the database took fewer, as a trigger may do: nothing tells which.
+    """
+    if rows != wanted:
+        raise Rejected(f"the database added {rows} rows of {wanted}: a trigger left some out", code="not-added")
+    return [Receipt(Outcome.APPLIED)] * wanted
 
 
 def undecided(columns: Columns, found: "Found | None", *, update: bool) -> Receipt:

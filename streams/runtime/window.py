@@ -6,11 +6,11 @@ from typing import TypeAlias
 
 from aiokafka import ConsumerRecord
 
-BATCH_RECORDS = 500
+BATCH_RECORDS = 250
 BATCH_BYTES = 1 << 20
-READ_RECORDS = 500
+READ_RECORDS = 250
 """What one read may decode; the rest of a fetch stays packed. Without it a fetch of small records breaks the window."""
-WINDOW_RECORDS = 500
+WINDOW_RECORDS = 250
 WINDOW_BYTES = 3 << 20
 
 
@@ -32,7 +32,7 @@ _Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
 
 def parts(records: Sequence[ConsumerRecord]) -> list[tuple[Sequence[ConsumerRecord], int]]:
-    """Cuts records into batches of at most 500 records and 1 MiB."""
+    """Cuts records into batches of at most 250 records and 1 MiB."""
     found: list[tuple[Sequence[ConsumerRecord], int]] = []
     start = size = 0
     shared: _Headers = ()

@@ -23,7 +23,8 @@ from connectors.failpoints import VARIABLE
 from crossdock.cli import app
 from crossdock.demo import dataset, flightops
 from crossdock.demo.stage import Stage
-from crossdock.demo.verdict import PREFIX, topics_of
+from crossdock.demo.stage import PREFIX
+from crossdock.demo.verdict import topics_of
 from schemas.codec import decode, encode
 from schemas.dead_letter import DeadLetter
 from schemas.event import cause_of
