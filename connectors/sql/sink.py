@@ -4,7 +4,7 @@
 |----------------------------------------------------|-------------------------------------------------------|
 | the row was changed or added                       | applied                                               |
 | the write's id stood in the ledger                 | applied: an earlier attempt did it, nothing is done   |
-| the row holds the values already                   | unchanged                                             |
+| the row holds the values already                   | unchanged, whatever its version                       |
 | rule `newer`, the row's version is not older       | stale                                                 |
 | rule `equals`, the row's version is another        | conflict                                              |
 | no such row (update), data or a constraint refuses | rejected: found by halves, the rest of the batch goes |
