@@ -12,6 +12,7 @@ from lxml import etree
 
 from connectors.clock import Clock
 from crossdock.demo.aircraft import COLUMNS, SCORED, Aircraft, AircraftRegister, Position, instant, microseconds
+from crossdock.demo.whims import LOGIN_PAGE, SLOW_SECONDS, Whim, Whims
 
 NAMESPACE = "urn:crossdock:registry:1"
 SOAP = "http://schemas.xmlsoap.org/soap/envelope/"
@@ -36,6 +37,7 @@ class Quirks:
     faulty: set[str] = field(default_factory=set)
     """Tail numbers that fail the whole call with a Client fault, before anything is written."""
     largest_page: int = 1000
+    whims: Whims = field(default_factory=Whims)
 
 
 @dataclass(eq=False)
@@ -51,12 +53,16 @@ class Fault(Exception):
     def envelope(self) -> bytes:
         """SOAP 1.1, with the typed detail of the WSDL."""
         if not self.code:
-            return b"<html><body>Service temporarily unavailable</body></html>"
+            return LOGIN_PAGE if self.status == 200 else b"<html><body>Service temporarily unavailable</body></html>"
         detail = f'<r:{self.detail} xmlns:r="{NAMESPACE}"><r:message>{escape(self.text)}</r:message></r:{self.detail}>'
         return (
             f"{_HEAD}<soap:Fault><faultcode>soap:{self.code}</faultcode><faultstring>{escape(self.text)}</faultstring>"
             f"<detail>{detail}</detail></soap:Fault>{_TAIL}"
         ).encode()
+
+
+class LostReply(Exception):
+    """It is done, and nobody will hear of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +145,21 @@ class Operations:
         return f"{body}<locator>{locator}</locator><done>false</done>"
 
     def _set_priority(self, request: etree._Element) -> str:
+        whim = self._quirks.whims.next()
+        if whim is Whim.ERROR:
+            raise Fault("", "", "internal error")
+        if whim is Whim.PAGE:
+            raise Fault("", "", "login", 200, {"Content-Type": "text/html"})
         updates = [{etree.QName(field).localname: field.text or "" for field in update} for update in request]
         bad = [update["tailNumber"] for update in updates if update["tailNumber"] in self._quirks.faulty]
         if bad:
             raise Fault("Client", "InvalidRequest", f"{bad[0]} cannot be inspected")
-        return "".join(self._set_one(update) for update in updates)
+        results = "".join(self._set_one(update) for update in updates)
+        if whim is Whim.LOST:
+            raise LostReply
+        if whim is Whim.SLOW:
+            self._clock.sleep(SLOW_SECONDS)
+        return results
 
     def _set_one(self, update: dict[str, str]) -> str:
         tail_number = update["tailNumber"]
