@@ -147,13 +147,22 @@ def main() -> None:
     )
     parser.add_argument("--rejected", metavar="TAIL", help="a tail number whose priority is never accepted")
     parser.add_argument("--faulty", metavar="TAIL", help="a tail number whose update fails its whole call with a fault")
+    parser.add_argument(
+        "--locking", type=float, default=0.0, metavar="SHARE", help="updates that find their aircraft open elsewhere"
+    )
     Whims.add_options(parser)
     chosen = parser.parse_args()
     password = os.environ.get("REGISTRY_PASSWORD")
     if not password:
         parser.error("the environment variable REGISTRY_PASSWORD is not set")
     rejected, faulty = ({each} if each else set() for each in (chosen.rejected, chosen.faulty))
-    quirks = Quirks(busy_every=chosen.busy_every, rejected=rejected, faulty=faulty, whims=Whims.chosen(chosen))
+    quirks = Quirks(
+        busy_every=chosen.busy_every,
+        rejected=rejected,
+        faulty=faulty,
+        locking=chosen.locking,
+        whims=Whims.chosen(chosen),
+    )
     server = RegistryServer(chosen.folder, chosen.wsdl, password, chosen.port, quirks=quirks)
     print(f"registry answers on {server.address}", flush=True)
     try:

@@ -1,6 +1,7 @@
 """The three operations of the aircraft register, from request envelope to answer envelope."""
 
 import itertools
+import random
 import secrets
 import threading
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from connectors.clock import Clock
 from crossdock.demo.aircraft import COLUMNS, SCORED, Aircraft, AircraftRegister, Position, instant, microseconds
 from crossdock.demo.whims import LOGIN_PAGE, SLOW_SECONDS, Whim, Whims
 
+LOCK_SECONDS = 8.0
 NAMESPACE = "urn:crossdock:registry:1"
 SOAP = "http://schemas.xmlsoap.org/soap/envelope/"
 _HEAD = f'<?xml version="1.0" encoding="UTF-8"?><soap:Envelope xmlns:soap="{SOAP}"><soap:Body>'
@@ -34,6 +36,8 @@ class Quirks:
     """Tail numbers whose update is answered REJECTED."""
     locked: set[str] = field(default_factory=set)
     """Tail numbers whose update is answered LOCKED."""
+    locking: float = 0.0
+    """Share of the updates that find an aircraft open in another session, which holds it for a while."""
     faulty: set[str] = field(default_factory=set)
     """Tail numbers that fail the whole call with a Client fault, before anything is written."""
     largest_page: int = 1000
@@ -80,6 +84,8 @@ class Operations:
         self._register, self._quirks, self._clock = register, quirks, clock
         self._listings: dict[str, _Listing] = {}
         self._calls, self._lock = itertools.count(1), threading.Lock()
+        self._open_until: dict[str, float] = {}
+        self._chance = random.Random(quirks.whims.seed)  # noqa: S311 - no secret
         self.wsdl_text = wsdl.read_bytes()
         self._schema = _types_of(self.wsdl_text)
         self._by_name = {
@@ -165,11 +171,21 @@ class Operations:
         tail_number = update["tailNumber"]
         if tail_number in self._quirks.rejected:
             return _result(tail_number, "REJECTED", "this aircraft is exempt from inspection")
-        if tail_number in self._quirks.locked:
+        if tail_number in self._quirks.locked or self._is_open_elsewhere(tail_number):
             return _result(tail_number, "LOCKED", "open in another session")
         values = {name: update.get(name) for name in SCORED}
         status = self._register.score(tail_number, update["sourceVersion"], values)
         return _result(tail_number, status, "no such aircraft" if status == "REJECTED" else None)
+
+    def _is_open_elsewhere(self, tail_number: str) -> bool:
+        now = self._clock.monotonic()
+        with self._lock:
+            until = self._open_until.get(tail_number)
+            if until is None and self._chance.random() < self._quirks.locking:
+                until = self._open_until[tail_number] = now + LOCK_SECONDS
+            if until is not None and until <= now:
+                del self._open_until[tail_number]
+            return until is not None and until > now
 
 
 def _types_of(wsdl: bytes) -> etree.XMLSchema:

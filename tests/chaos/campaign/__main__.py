@@ -21,7 +21,11 @@ def main(arguments: list[str]) -> int:
     """Returns 0 if every scenario held, 1 if one did not, 2 for a wrong command line."""
     chosen = _parsed(arguments)
     size = Size(seconds=chosen.minutes * 60, events=chosen.events)
-    names = list(SCENARIOS) if chosen.scenario == "all" else chosen.scenario.split(",")
+    names = (
+        [name for name, each in SCENARIOS.items() if not each.by_name_only]
+        if chosen.scenario == "all"
+        else chosen.scenario.split(",")
+    )
     if chosen.schedule:
         for name in names:
             for step in schedule_of(name, SCENARIOS[name].plan, chosen.seed, size):

@@ -68,9 +68,7 @@ class Run:
     def play(self) -> None:
         """From empty systems to the verdict. Everything that was started is ended, however it goes."""
         self.stage.begin()
-        for path in (self.stage.hub / "pipelines").iterdir():
-            if path.stem not in self.scenario.pipelines:
-                path.unlink()
+        self._choose_pipelines()
         self.workers = Workers(self.stage.hub, self._environ(), self.folder)
         self.watch = Watch(self.stage.broker.bootstrap, self.workers, self.scenario.pipelines)
         sources = {"copies": "notices"}
@@ -88,6 +86,16 @@ class Run:
             self.workers.stop()
             self.watch.stop()
             self.stage.end()
+
+    def _choose_pipelines(self) -> None:
+        for path in (self.stage.hub / "pipelines").iterdir():
+            if path.stem not in self.scenario.pipelines:
+                path.unlink()
+            elif path.stem in self.scenario.changes:
+                old, new = self.scenario.changes[path.stem]
+                text = path.read_text()
+                assert old in text
+                path.write_text(text.replace(old, new))
 
     def _environ(self) -> dict[str, str]:
         if not self.scenario.faketime:
