@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -14,10 +13,11 @@ from pathlib import Path
 
 from connectors.budget import RetryBudget
 from connectors.clock import Clock, SystemClock
-from connectors.config import SourceConfig, SystemConfig, WritebackConfig
-from connectors.contract import Checkable, Readable, Source, System
-from connectors.errors import AuthExpired, ConfigError, Fatal, Retriable, SystemFault
+from connectors.config import SystemConfig, WritebackConfig
+from connectors.contract import Checkable, Readable, System
+from connectors.errors import ConfigError, Fatal, Retriable
 from connectors.failpoints import VARIABLE as FAILPOINT
+from connectors.failpoints import armed
 from connectors.retry import Retrying
 from crossdock.configuration.across import LONGEST_DRAIN, refuse
 from crossdock.configuration.load import Configuration, load_from_environment
@@ -27,6 +27,7 @@ from crossdock.index import projecting
 from crossdock.instance import claim
 from crossdock.logs import write_logs
 from crossdock.memory import keep_small
+from crossdock.sources import source_of
 from crossdock.supervisor import Supervised
 from streams.brake import Brake
 from streams.breaker import Breaker
@@ -62,7 +63,7 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
         return _supervise(folder, instance)
     keep_small()
     configuration = load_from_environment(folder)
-    if os.environ.get(FAILPOINT) and configuration.hub.environment == "production":
+    if armed() and configuration.hub.environment == "production":
         raise ConfigError(f"{FAILPOINT} is set, and the environment is production; unset it")
     clock = SystemClock()
     write_logs()
@@ -144,65 +145,27 @@ def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
 
 
 def _prepare(configuration: Configuration, clock: Clock) -> None:
+    """Everything that flows has its topic, and every system was looked at, before anything flows."""
+    from crossdock.look import look_at_systems
+    from streams.admin import Admin
+
     refuse(configuration, clock)
+    kafka = configuration.hub.kafka
+    topics = [
+        topic
+        for name in configuration.pipelines
+        for topic in PipelineTopics.of(kafka.prefix, name, kafka.partitions).all()
+    ]
     systems = {name: config.build(clock) for name, config in configuration.systems.items()}
     try:
-        _look_at_systems(configuration, systems)
-        _prepare_topics(configuration)
+        with Admin(kafka.bootstrap, kafka.admin_security()) as admin:
+            created = admin.ensure(HubTopics.of(kafka.prefix).all())
+            look_at_systems(configuration, systems, admin, clock)
+            for name in created + admin.ensure(topics):
+                log.info("topic.created name=%s", name)
     finally:
         for system in systems.values():
             system.close()
-
-
-def _prepare_topics(configuration: Configuration) -> None:
-    """Everything that flows has its topic before anything flows."""
-    from streams.admin import Admin
-
-    hub = configuration.hub
-    topics = HubTopics.of(hub.kafka.prefix).all()
-    for name in configuration.pipelines:
-        topics += PipelineTopics.of(hub.kafka.prefix, name, hub.kafka.partitions).all()
-    with Admin(hub.kafka.bootstrap, hub.kafka.admin_security()) as admin:
-        for created in admin.ensure(topics):
-            log.info("topic.created name=%s", created)
-
-
-def _look_at_systems(configuration: Configuration, systems: Mapping[str, System]) -> None:
-    """Read-only: does each source and write-back fit its system? A system that is away is looked at when it is back.
-
-    Raises:
-        ConfigError: a table, column, operation or right that the files name is not there; all of them, a line each.
-    """
-    wrong: list[str] = []
-    for name, pipeline in configuration.pipelines.items():
-        blocks: list[tuple[tuple[str | int, ...], str, object]] = [
-            (("source",), pipeline.source.system, _source(configuration, systems, pipeline.source))
-        ]
-        for number, block in enumerate(pipeline.writeback):
-            sink = systems[block.system].sink(block, prefix=configuration.hub.kafka.prefix)
-            blocks.append((("writeback", number), block.system, sink))
-        for place, system, component in blocks:
-            try:
-                report = component.check() if isinstance(component, Checkable) else None
-            except (Retriable, AuthExpired, SystemFault) as error:
-                log.warning("check.postponed pipeline=%s system=%s reason=%s", name, system, error)
-                continue
-            problems = () if report is None else report.problems
-            wrong += [str(configuration.error(name, (*place, *each.path), each.message)) for each in problems]
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-
-
-def _source(configuration: Configuration, systems: Mapping[str, System], config: SourceConfig) -> Source:
-    """A source; what the hub itself writes into its system is not content of its records."""
-    written = {
-        field
-        for pipeline in configuration.pipelines.values()
-        for block in pipeline.writeback
-        if block.system == config.system
-        for field in block.set
-    }
-    return systems[config.system].source(config, written=frozenset(written))
 
 
 def build(configuration: Configuration, systems: Mapping[str, System], instance: str, clock: Clock) -> Parts:
@@ -211,7 +174,9 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
     kafka = Kafka(hub.kafka.bootstrap, client_id=f"crossdock-{instance}", security=hub.kafka.security())
     publisher = Publisher(kafka)
     control = Control(kafka, HubTopics.of(hub.kafka.prefix).control, publisher)
-    credentials = {name: SystemCredentials(name, _digest(system), control, clock) for name, system in systems.items()}
+    credentials = {
+        name: SystemCredentials(name, system.credentials_digest, control, clock) for name, system in systems.items()
+    }
     context = _Context(configuration, systems, kafka, clock, control, credentials)
     return Parts(
         prefix=hub.kafka.prefix,
@@ -227,10 +192,6 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
         health=context.health(),
         tasks={INDEX: projecting(configuration, kafka, clock)},
     )
-
-
-def _digest(system: System) -> Callable[[], str]:
-    return getattr(system, "credentials_digest", lambda: "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,10 +236,12 @@ class _Context:
             lookups=Lookups(lookups, self.clock),
             model=model,
             clock=self.clock,
+            freshness=config.freshness,
+            backfill_rate=config.backfill.rate,
         )
 
     def ingests(self, config: PipelineConfig) -> list[Ingest]:
-        source = _source(self.configuration, self.systems, config.source)
+        source = source_of(self.configuration, self.systems, config.source)
         system = self.configuration.systems[config.source.system]
         specs = source.tasks()
         threads = ThreadPoolExecutor(max_workers=len(specs), thread_name_prefix=f"source-{config.name}")
@@ -289,11 +252,14 @@ class _Context:
                 source=source,
                 task=spec,
                 kafka=self.kafka,
+                control=self.control,
                 topics=self.topics(config.name),
                 hub=HubTopics.of(prefix),
                 transactional_id=f"{prefix}.{config.name}.{spec.name}",
                 config=self.digest(config),
                 credentials=self.credentials[config.source.system],
+                backfills=all(block.guards_version for block in config.writeback),
+                fresh=config.freshness.total_seconds() / 2,
                 every=config.source.every.total_seconds(),
                 limit=config.source.batch,
                 total_timeout=system.timeouts.total.total_seconds(),
@@ -347,6 +313,7 @@ class _Context:
             fields={theirs: compile_path(path, lookups) for theirs, path in block.set.items()},
             expected=None if block.expected_path is None else compile_path(block.expected_path, lookups),
             if_changed=block.if_changed,
+            coalesce=0.0 if block.coalesce is None else block.coalesce.total_seconds(),
             replaces=block.replaces,
             control=self.control,
             control_topic=HubTopics.of(prefix).control,
@@ -358,7 +325,7 @@ class _Context:
         threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="health")
         found: dict[str, Checkable] = {}
         for config in self.configuration.pipelines.values():
-            source = _source(self.configuration, self.systems, config.source)
+            source = source_of(self.configuration, self.systems, config.source)
             prefix = self.configuration.hub.kafka.prefix
             parts: dict[str, object] = {config.source.system: source}
             parts |= {block.system: self.systems[block.system].sink(block, prefix=prefix) for block in config.writeback}

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -129,10 +131,40 @@ class Admin:
         found = self._client.list_partition_offsets(dict.fromkeys(partitions, which))
         return {tp: found[tp].offset for tp in partitions}
 
-    def read(self, topic: str) -> Iterator[Any]:
+    def read(self, topic: str, since: datetime | None = None) -> Iterator[Any]:
         """All committed records of a topic, up to its end at the time of the call; each has key, value, headers,
-        partition, offset. A topic that does not exist has none.
+        partition, offset. A topic that does not exist has none. With `since`, only those appended from then on.
         """
+        with self._reading(topic) as (consumer, partitions):
+            if not partitions:
+                return
+            ends = consumer.end_offsets(partitions)
+            if since is None:
+                consumer.seek_to_beginning(*partitions)
+            else:
+                found = consumer.offsets_for_times(dict.fromkeys(partitions, int(since.timestamp() * 1000)))
+                for tp in partitions:
+                    consumer.seek(tp, ends[tp] if found.get(tp) is None else found[tp].offset)
+            while any(consumer.position(tp) < end for tp, end in ends.items()):
+                for tp, records in consumer.poll(timeout_ms=500, max_records=2000).items():
+                    yield from (record for record in records if record.offset < ends[tp])
+
+    def at(self, topic: str, offset: int) -> Any | None:
+        """The committed record at that offset of partition 0; None if it has expired or never was."""
+        with self._reading(topic) as (consumer, partitions):
+            tp = TopicPartition(topic, 0)
+            if tp not in partitions:
+                return None
+            end = min(offset + 1, consumer.end_offsets([tp])[tp])
+            consumer.seek(tp, offset)
+            while consumer.position(tp) < end:
+                for record in consumer.poll(timeout_ms=500, max_records=1).get(tp, []):
+                    return record if record.offset == offset else None
+            return None
+
+    @contextmanager
+    def _reading(self, topic: str) -> Iterator[tuple[KafkaConsumer, list[TopicPartition]]]:
+        """A consumer without a group, with all partitions of the topic."""
         consumer = KafkaConsumer(
             group_id=None,
             enable_auto_commit=False,
@@ -141,16 +173,9 @@ class Admin:
             **self._arguments,
         )
         try:
-            numbers = consumer.partitions_for_topic(topic)
-            if not numbers:
-                return
-            partitions = [TopicPartition(topic, number) for number in numbers]
+            partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
             consumer.assign(partitions)
-            ends = consumer.end_offsets(partitions)
-            consumer.seek_to_beginning(*partitions)
-            while any(consumer.position(tp) < end for tp, end in ends.items()):
-                for tp, records in consumer.poll(timeout_ms=500, max_records=2000).items():
-                    yield from (record for record in records if record.offset < ends[tp])
+            yield consumer, partitions
         finally:
             consumer.close()
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from connectors.clock import Clock
-from connectors.contract import Checkable, Readable, SinkTask
+from connectors.contract import Checkable, Readable, Readback, SinkTask
 from connectors.errors import AuthExpired, CrossdockError, Retriable, SystemFault, Unknown
-from connectors.refusals import SUSPECTED
+from connectors.refusals import is_suspected
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
 from schemas.values import Key, Record
@@ -70,6 +70,8 @@ class OpenedAtFirstUse:
     def __init__(self, sink: SinkTask) -> None:
         self._sink, self._open, self._opening = sink, False, threading.Lock()
         self.capabilities = sink.capabilities
+        if isinstance(sink, Readback):
+            self._readback, self.happened = sink, self._happened
 
     def open(self) -> None:
         """Once, whoever comes first. Raises what the sink's own `open` raises; then the next call tries again."""
@@ -81,6 +83,10 @@ class OpenedAtFirstUse:
     def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
         self.open()
         return self._sink.put(writes, deadline)
+
+    def _happened(self, writes: Sequence[Write], deadline: float) -> list[Receipt | None]:
+        self.open()
+        return self._readback.happened(writes, deadline)
 
     def close(self) -> None:
         self._sink.close()
@@ -187,7 +193,7 @@ class _Delivery:
     async def _take(self, rows: list[int], found: list[Receipt], began: float) -> None:
         ends = {row: receipt for row, receipt in zip(rows, found, strict=True) if receipt.outcome is not Outcome.RETRY}
         for row, receipt in zip(rows, found, strict=True):
-            if receipt.outcome is Outcome.RETRY and receipt.code != SUSPECTED:
+            if receipt.outcome is Outcome.RETRY and not is_suspected(receipt):
                 self.first_failed.setdefault(row, began)  # the call as such worked, and this record did not
                 self._failed_alone(row, receipt.reason)
         suspected = self._suspected(ends)

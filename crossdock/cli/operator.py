@@ -1,4 +1,4 @@
-"""`crossdock held ...` and `crossdock doubt ...`: what a hub asks of people."""
+"""The verbs of `held` and `doubt`: what a hub asks of people."""
 
 import getpass
 from typing import Annotated, Literal

@@ -7,6 +7,7 @@ off by its boot strategy, and our readers feed the channels of its agents.
 from typing import Any
 
 import faust
+import mode
 from faust.app import BootStrategy
 
 __all__ = ["WorkerApp"]
@@ -22,16 +23,16 @@ class WorkerApp(faust.App):  # type: ignore[misc]
     BootStrategy = _NoKafka
 
     def __init__(self, name: str, **kwargs: Any) -> None:
-        super().__init__(
-            name,
-            broker="kafka://127.0.0.1:1",  # never used; Faust wants one
-            store="memory://",
-            topic_disable_leader=True,
-            web_enabled=False,
-            worker_redirect_stdouts=False,
-            stream_buffer_maxsize=100_000,
-            **kwargs,
-        )
+        settings: dict[str, Any] = {
+            "broker": "kafka://127.0.0.1:1",  # never used; Faust wants one
+            "store": "memory://",
+            "topic_disable_leader": True,
+            "web_enabled": False,
+            "worker_redirect_stdouts": False,
+            "stream_buffer_maxsize": 100_000,
+            "agent_supervisor": mode.CrashingSupervisor,  # one that restarts an agent loses what it had in hand
+        }
+        super().__init__(name, **settings | kwargs)
 
     async def on_first_start(self) -> None:
         """Faust would make folders for tables in the working directory; there are no tables."""

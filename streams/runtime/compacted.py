@@ -1,8 +1,8 @@
-"""Reading compacted topics without a group: the newest value per key, or one key's newest value."""
+"""Reading topics without a group: the newest value of each key, once, or for as long as a worker lives."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -15,16 +15,26 @@ from streams.topics import Topic
 log = logging.getLogger("crossdock.streams.compacted")
 
 
-async def newest_value(kafka: Kafka, topic: Topic, partition: int, key: bytes) -> bytes | None:
-    """The last committed value of one key; None if there is none or it was deleted.
+class TopicMissing(Exception):
+    """Kafka has no such topic."""
+
+
+async def newest_values(
+    kafka: Kafka, topic: Topic, partition: int, wanted: Callable[[bytes], bool]
+) -> dict[bytes, bytes]:
+    """The last committed value of each wanted key of a partition; keys that were deleted are not in it.
 
     Call it for a source offset only after the task was taken over: then no older owner can change it any more.
+
+    Raises:
+        KafkaError: Kafka does not answer.
+        TopicMissing: there is no such topic.
     """
-    found: bytes | None = None
-    async for record in _records(kafka, [TopicPartition(topic.name, partition)]):
-        if record.key == key:
-            found = record.value
-    return found
+    found: dict[bytes, ConsumerRecord] = {}
+    async for record in committed(kafka, [TopicPartition(topic.name, partition)]):
+        if record.key is not None and wanted(record.key):
+            _keep(found, record)
+    return {key: record.value for key, record in found.items()}
 
 
 async def newest_of(
@@ -34,9 +44,9 @@ async def newest_of(
     while True:
         found: dict[TopicPartition, dict[bytes, ConsumerRecord]] = {tp: {} for tp in partitions}
         try:
-            async for record in _records(kafka, partitions):
+            async for record in committed(kafka, partitions):
                 _keep(found[TopicPartition(record.topic, record.partition)], record)
-        except KafkaError as error:
+        except (KafkaError, TopicMissing) as error:
             log.warning("compacted.interrupted error=%r", error)
             await asyncio.sleep(1.0)
         else:
@@ -50,28 +60,47 @@ def _keep(found: dict[bytes, ConsumerRecord], record: ConsumerRecord) -> None:
         found[record.key] = record
 
 
-async def _records(kafka: Kafka, partitions: Sequence[TopicPartition]) -> AsyncIterator[ConsumerRecord]:
-    """All of these partitions, up to their ends at this moment; each partition in its order."""
+async def committed(kafka: Kafka, partitions: Sequence[TopicPartition]) -> AsyncGenerator[ConsumerRecord, None]:
+    """The committed records of these partitions, up to where they end now; each partition in its order.
+
+    It waits for the transactions that are open before that end: what is committed behind them would else not be seen.
+
+    Raises:
+        KafkaError: Kafka does not answer.
+        TopicMissing: there is no such topic.
+    """
+    left = await _not_empty(kafka, partitions)
+    if not left:
+        return
     consumer = kafka.viewer()
-    await consumer.start()
     try:
-        consumer.assign(list(partitions))
-        left = await _not_empty(consumer, partitions)
+        await consumer.start()
+        consumer.assign(list(left))
+        await consumer.seek_to_beginning(*left)
         while left:
-            for records in (await consumer.getmany(*left, timeout_ms=500)).values():
+            for tp, records in (await consumer.getmany(*left, timeout_ms=500)).items():
                 for record in records:
-                    yield record
+                    if record.offset < left[tp]:
+                        yield record
             left = {tp: end for tp, end in left.items() if await consumer.position(tp) < end}
     finally:
         await stop_quietly(consumer)
 
 
-async def _not_empty(consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-    """Their ends, and the positions at their beginnings."""
-    begins = await consumer.beginning_offsets(partitions)
-    ends = await consumer.end_offsets(partitions)
-    await consumer.seek_to_beginning(*partitions)
-    return {tp: end for tp, end in ends.items() if end > begins[tp]}
+async def _not_empty(kafka: Kafka, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    """Where those end that hold anything, open transactions included."""
+    consumer = kafka.viewer(committed=False)
+    try:
+        await consumer.start()
+        there = await consumer.topics()  # to ask for the end of a topic that is not there would wait for ever
+        for tp in partitions:
+            if tp.topic not in there:
+                raise TopicMissing(f"the topic {tp.topic} is missing")
+        begins = await consumer.beginning_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+        return {tp: end for tp, end in ends.items() if end > begins[tp]}
+    finally:
+        await stop_quietly(consumer)
 
 
 class Follower(Service):  # type: ignore[misc]

@@ -5,12 +5,25 @@ import logging
 import ssl
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
-__all__ = ["ConsumerRecord", "Kafka", "KafkaError", "Security", "TopicPartition", "quiet_logs", "stop_quietly"]
+__all__ = [
+    "Consumer",
+    "ConsumerRecord",
+    "Kafka",
+    "KafkaError",
+    "Security",
+    "TopicPartition",
+    "quiet_logs",
+    "stop_quietly",
+]
+
+Consumer: TypeAlias = AIOKafkaConsumer
 
 MAX_BATCH = 900_000
 """Bytes of one record batch: below the broker's limit of 1 MiB."""
@@ -49,6 +62,9 @@ class Kafka:
     def member(self, group: str, instance: str, rebalance_timeout: float) -> AIOKafkaConsumer:
         """A static member of a group. It leaves only when it is told to, or silent for a session of 10 s.
 
+        Partitions are given out by range: what has one number in several topics has one owner, as the live records of a
+        partition and those of its backfill must have.
+
         The poll interval is off: aiokafka leaves the group when nobody fetches for that long, and never rejoins.
         """
         return AIOKafkaConsumer(
@@ -61,20 +77,35 @@ class Kafka:
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_committed",
+            partition_assignment_strategy=(RangePartitionAssignor,),
             max_partition_fetch_bytes=1 << 20,
             **self._common(),
         )
 
-    def viewer(self, fetch: int = 50 << 20, fetch_of_partition: int = 1 << 20) -> AIOKafkaConsumer:
-        """A reader without a group. The bytes are those of one answer of the broker, and of one partition in it."""
+    def viewer(
+        self, *, committed: bool = True, wait: float = 0.5, fetch: int = 50 << 20, fetch_of_partition: int = 1 << 20
+    ) -> AIOKafkaConsumer:
+        """A reader without a group.
+
+        Args:
+            committed: False = it also sees what open transactions have written.
+            wait: seconds that the broker keeps a fetch at the end of a partition, and every other request with it.
+            fetch: bytes of one answer of the broker.
+            fetch_of_partition: bytes of one partition in it.
+        """
         return AIOKafkaConsumer(
+            fetch_max_wait_ms=int(wait * 1000),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            isolation_level="read_committed",
+            isolation_level="read_committed" if committed else "read_uncommitted",
             fetch_max_bytes=fetch,
             max_partition_fetch_bytes=fetch_of_partition,
             **self._common(),
         )
+
+    def client(self) -> AIOKafkaClient:
+        """A bare client, for a question that consumers and producers do not ask."""
+        return AIOKafkaClient(**self._common())
 
     def _common(self) -> dict[str, Any]:
         security = {} if self.security is None else self.security.arguments()
@@ -133,19 +164,22 @@ class _RateLimit(logging.Filter):
         return True
 
 
+LOGGERS = (
+    "aiokafka",
+    "aiokafka.cluster",
+    "aiokafka.conn",
+    "aiokafka.consumer.consumer",
+    "aiokafka.consumer.fetcher",
+    "aiokafka.consumer.group_coordinator",
+    "aiokafka.consumer.subscription_state",
+    "aiokafka.producer.producer",
+    "aiokafka.producer.sender",
+)
+
+
 def quiet_logs() -> None:
     """Limits what aiokafka's loggers may say."""
-    for name in (
-        "aiokafka",
-        "aiokafka.cluster",
-        "aiokafka.conn",
-        "aiokafka.client",
-        "aiokafka.consumer.fetcher",
-        "aiokafka.consumer.group_coordinator",
-        "aiokafka.consumer.subscription_state",
-        "aiokafka.producer.sender",
-        "aiokafka.producer.transaction_manager",
-    ):
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(item, _RateLimit) for item in logger.filters):
             logger.addFilter(_RateLimit())

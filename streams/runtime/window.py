@@ -1,0 +1,42 @@
+"""The window of a partition: what was delivered of it and not acknowledged; and how records are cut into batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiokafka import ConsumerRecord
+
+BATCH_RECORDS = 500
+BATCH_BYTES = 1 << 20
+READ_RECORDS = 500
+"""What one read may decode; the rest of a fetch stays packed. Without it a fetch of small records breaks the window."""
+WINDOW_RECORDS = 500
+WINDOW_BYTES = 3 << 20
+
+
+@dataclass(slots=True)
+class Open:
+    """What of one partition was delivered and not acknowledged."""
+
+    batches: dict[int, tuple[int, int, float]]
+    """first offset -> records, bytes, when it was delivered; in order of delivery"""
+    records: int = 0
+    size: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.records >= WINDOW_RECORDS or self.size >= WINDOW_BYTES
+
+
+def parts(records: Sequence[ConsumerRecord]) -> list[tuple[Sequence[ConsumerRecord], int]]:
+    """Cuts records into batches of at most 500 records and 1 MiB."""
+    found: list[tuple[Sequence[ConsumerRecord], int]] = []
+    start = size = 0
+    for index, record in enumerate(records):
+        length = len(record.value or b"") + len(record.key or b"")
+        if index > start and (index - start >= BATCH_RECORDS or size + length > BATCH_BYTES):
+            found.append((records[start:index], size))
+            start, size = index, 0
+        size += length
+    if records:
+        found.append((records[start:], size))
+    return found
