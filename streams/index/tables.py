@@ -17,6 +17,8 @@ SCHEMA = 1
 """Of the tables below; tables of another number are dropped and filled anew."""
 LONGEST_REASON = 500
 _NO_NUL = "\N{REPLACEMENT CHARACTER}"
+_OF_NO_SOURCE = (b"group/", b"history/")
+"""Keys of the other records on `crossdock.offsets`."""
 Row = tuple[Any, ...]
 
 metadata = sa.MetaData()
@@ -120,7 +122,7 @@ class Kind(Enum):
 
 
 def row_of(kind: Kind, record: ConsumerRecord) -> Row | None:
-    """The row of a record, in the order of its table's columns; None for a tombstone, which takes nothing back here.
+    """The row of a record, in the order of its table's columns; None for one that is none, as a tombstone.
 
     Raises:
         Undecodable: it is not what its topic promises.
@@ -193,7 +195,9 @@ def _review(record: ConsumerRecord) -> Row:
     )
 
 
-def _offset(record: ConsumerRecord) -> Row:
+def _offset(record: ConsumerRecord) -> Row | None:
+    if record.key is None or record.key.startswith(_OF_NO_SOURCE):
+        return None
     found = decode(record.value, OffsetRecord)
     position = encode(found.offset).decode()
     return (record.topic, found.task, record.partition, record.offset, position, found.changes, found.time)
