@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-from zeep.xsd import ComplexType
-from zeep.xsd.types import builtins as xsd
-
 from connectors.clock import Clock
 from connectors.contract import Idempotency, Problem, Report
 from connectors.errors import ConfigError, CredentialsRefused, CrossdockError, Rejected, Retriable
 from connectors.soap.config import Cursor, SoapSourceConfig, SoapWritebackConfig
+from connectors.soap.library import ComplexType, xsd
 from connectors.soap.listing import Listing, LocatorExpired, answer_type, arguments
 from connectors.soap.rows import Field, fields_of
 from connectors.soap.transport import Calls

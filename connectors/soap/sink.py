@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from lxml import etree
-from zeep.xsd import Nil
 
 from connectors.contract import Capabilities, Report
 from connectors.errors import ConfigError, Rejected, Unknown
@@ -12,6 +11,7 @@ from connectors.failpoints import failpoint
 from connectors.refusals import Refusals
 from connectors.soap.check import check_writeback, knock
 from connectors.soap.config import SoapWritebackConfig
+from connectors.soap.library import Nil
 from connectors.soap.listing import arguments, elements_at
 from connectors.soap.rows import Decoder, Field, fields_of
 from connectors.soap.transport import Calls

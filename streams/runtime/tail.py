@@ -8,16 +8,12 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from streams.runtime.kafka import Kafka, stop_quietly
 from streams.topics import Topic
 
-FETCH = 4 << 20
-"""Bytes of one answer of the broker: what a backlog may take in memory."""
-FETCH_OF_PARTITION = 256 << 10
-
 
 class Tail:
     """`async with Tail(kafka, topics) as tail: tail.seek(...); await tail.read(...)`."""
 
     def __init__(self, kafka: Kafka, topics: Sequence[Topic]) -> None:
-        self._consumer: AIOKafkaConsumer = kafka.viewer(fetch=FETCH, fetch_of_partition=FETCH_OF_PARTITION)
+        self._consumer: AIOKafkaConsumer = kafka.viewer()
         self.partitions = [TopicPartition(topic.name, n) for topic in topics for n in range(topic.partitions)]
 
     async def __aenter__(self) -> "Tail":

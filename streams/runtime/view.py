@@ -22,7 +22,7 @@ class View:
 
     def __init__(self, kafka: Kafka, wait: float = 0.5) -> None:
         """A short `wait` is for looking around, which costs many small requests; a long one for following."""
-        self._consumer: AIOKafkaConsumer = kafka.viewer(wait)
+        self._consumer: AIOKafkaConsumer = kafka.viewer(wait=wait)
         self._at: TopicPartition | None = None
 
     async def __aenter__(self) -> "View":
