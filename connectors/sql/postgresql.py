@@ -64,6 +64,10 @@ class PostgresTarget:
             for row in range(len(writes))
         ]
 
+    def look(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Found | None]:
+        found = self._found(connection, writes, range(len(writes)))
+        return [found.get(row) for row in range(len(writes))]
+
     def read(self, connection: sa.Connection, keys: Sequence[Key]) -> list[Record | None]:
         columns, records = self._columns, [None] * len(keys)
         names = [str(each.name) for each in (*columns.key, *columns.fields)]
