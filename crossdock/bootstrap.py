@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +30,8 @@ from streams.lookups import Lookup, Lookups
 from streams.only import Only
 from streams.pipeline import Pipeline
 from streams.runtime.kafka import Kafka, quiet_logs
+from streams.runtime.life import Life
+from streams.runtime.threads import Threads
 from streams.scope import compile_path
 from streams.topics import HubTopics, PipelineTopics
 from streams.worker import Parts, Target, app_of
@@ -62,7 +63,8 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     systems: dict[str, System] = {}
     try:
         systems |= {name: config.build(clock) for name, config in configuration.systems.items()}
-        return _run(build(configuration, systems, lock.name, clock))
+        parts = build(configuration, systems, lock.name, clock)
+        return Life(lambda: app_of(parts), clock).run()
     finally:
         for system in systems.values():
             system.close()
@@ -85,21 +87,8 @@ def _supervise(folder: Path, instance: str | None) -> int:
     child.start()
     while not child.wait(0.5):
         pass
-    return child.exit_code or 0
-
-
-def _run(parts: Parts) -> int:
-    """Faust's worker: its loop, its signals, its exit code."""
-    import faust
-
-    worker = faust.Worker(
-        app_of(parts), loglevel="INFO", redirect_stdouts=False, override_logging=False, quiet=True, console_port=0
-    )
-    try:
-        worker.execute_from_commandline()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    code = child.exit_code or 0
+    return 0 if code == -signal.SIGTERM else abs(code)  # told before it could listen
 
 
 def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
@@ -248,7 +237,7 @@ class _Context:
         source = _source(self.configuration, self.systems, config.source)
         system = self.configuration.systems[config.source.system]
         specs = source.tasks()
-        threads = ThreadPoolExecutor(max_workers=len(specs), thread_name_prefix=f"source-{config.name}")
+        threads = Threads(f"source-{config.name}", len(specs), self.clock)
         prefix = self.configuration.hub.kafka.prefix
         return [
             Ingest(
@@ -271,14 +260,14 @@ class _Context:
 
     def targets(self) -> list[Target]:
         by_system: dict[str, dict[str, list[Writeback]]] = {}
-        threads: dict[str, ThreadPoolExecutor] = {}
+        threads: dict[str, Threads] = {}
         for pipeline in self.configuration.pipelines.values():
             for block in pipeline.writeback:
                 config = self.configuration.systems[block.system]
                 pool = threads.get(block.system)
                 if pool is None:
-                    pool = threads[block.system] = ThreadPoolExecutor(
-                        max_workers=config.courtesy.concurrency, thread_name_prefix=f"write-{block.system}"
+                    pool = threads[block.system] = Threads(
+                        f"write-{block.system}", config.courtesy.concurrency, self.clock
                     )
                 made = self._writeback(pipeline, block, config, pool)
                 by_system.setdefault(block.system, {}).setdefault(pipeline.name, []).append(made)
@@ -288,7 +277,7 @@ class _Context:
         ]
 
     def _writeback(
-        self, pipeline: PipelineConfig, block: WritebackConfig, system: SystemConfig, threads: ThreadPoolExecutor
+        self, pipeline: PipelineConfig, block: WritebackConfig, system: SystemConfig, threads: Threads
     ) -> Writeback:
         lookups = frozenset(pipeline.lookups)
         prefix = self.configuration.hub.kafka.prefix

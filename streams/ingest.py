@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +26,8 @@ from streams import offsets
 from streams.backoff import backoff
 from streams.runtime.kafka import Kafka
 from streams.runtime.publisher import Outgoing
+from streams.runtime.pulse import rest
+from streams.runtime.threads import Threads
 from streams.runtime.transaction import Interrupted, NotMine, TaskTransactions
 from streams.topics import MAX_CHANGE, HubTopics, PipelineTopics, Topic
 
@@ -50,7 +51,7 @@ class Ingest:
     every: float
     limit: int
     total_timeout: float
-    threads: Executor
+    threads: Threads
     clock: Clock
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -111,7 +112,7 @@ class Ingest:
         return await self._in_thread(task.poll, self.limit, self.clock.monotonic() + self.total_timeout)
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: Any) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self.threads, call, *arguments)
+        return await self.threads.call(call, *arguments, patience=self.total_timeout)
 
     def _outputs(self, batch: Batch, emitted: int) -> dict[Topic, list[Outgoing]]:
         now = rfc3339(self.clock.now())
@@ -171,7 +172,8 @@ class _Patience:
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
+    with rest():
+        try:
+            await asyncio.wait_for(stop.wait(), seconds)
+        except TimeoutError:
+            return

@@ -8,13 +8,14 @@ dictionaries. The memory is one entry for each record of the other pipeline.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from pydantic import Field
 
 from connectors.clock import Clock
 from connectors.config import Block, Duration, Name, Path
+from schemas.codec import Undecodable
 from schemas.values import JsonValue, Record
 from streams.runtime.compacted import Follower
 from streams.runtime.kafka import ConsumerRecord, Kafka
@@ -49,6 +50,7 @@ class _Stored(msgspec.Struct):
 
 
 _STORED = msgspec.json.Decoder(_Stored)
+_RECORD = msgspec.json.Decoder(dict[str, Any] | None)
 
 
 class Table:
@@ -63,24 +65,33 @@ class Table:
         return len(self._rows)
 
     def take(self, record: ConsumerRecord) -> None:
-        """A record of `<p>.latest`; a tombstone removes."""
+        """A record of `<p>.latest`; a tombstone removes. Raises Undecodable; what stood there before is gone then."""
         key = record.key or b""
         old = self._index_of.pop(key, None)
         if old is not None:
             self._rows.pop(old, None)
         if record.value is None:
             return
-        raw = bytes(_STORED.decode(record.value).after)
-        after: Record | None = msgspec.json.decode(raw)
+        raw, after = _after(record.value)
         if after is None:
             return
         index = tuple(after.get(field) for field in self._fields)
+        if any(isinstance(value, list | dict) for value in index):
+            raise Undecodable(f"{', '.join(self._fields)}: a list or an object cannot be looked up")
         self._rows[index] = raw
         self._index_of[key] = index
 
     def find(self, index: Index) -> bytes | None:
         """The record's JSON."""
-        return self._rows.get(index)
+        return None if any(isinstance(value, list | dict) for value in index) else self._rows.get(index)
+
+
+def _after(value: bytes) -> tuple[bytes, Record | None]:
+    try:
+        raw = bytes(_STORED.decode(value).after)
+        return raw, _RECORD.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Undecodable(str(error)) from error
 
 
 class Lookup:

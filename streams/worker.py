@@ -9,7 +9,7 @@ reader (one for each target system) ── channel ── agent ── lanes ─
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from streams.enrich import enrich
 from streams.ingest import Ingest
 from streams.pipeline import Pipeline
 from streams.runtime.app import WorkerApp
+from streams.runtime.compacted import Follower
 from streams.runtime.kafka import ConsumerRecord, Kafka, TopicPartition
 from streams.runtime.lanes import Hold, Lanes, Work
 from streams.runtime.ownership import Ownership
@@ -79,10 +80,8 @@ class Worker(Service):  # type: ignore[misc]
 
     async def on_start(self) -> None:
         await self.publisher.start()
-        await self.add_runtime_dependency(self.control.follower)
-        for pipeline in self._parts.pipelines:
-            for follower in pipeline.lookups.followers:
-                await self.add_runtime_dependency(follower)
+        for follower in self._followers():
+            await self.add_runtime_dependency(follower)
         for reader in self.readers:
             await self.add_runtime_dependency(reader)
         await self.add_runtime_dependency(self.ownership)
@@ -90,14 +89,30 @@ class Worker(Service):  # type: ignore[misc]
     async def on_stop(self) -> None:
         """Nothing is read any more; what is in hand may end; then the producer goes."""
         await asyncio.gather(self.ownership.stop(), *(reader.stop() for reader in self.readers))
-        await self.publisher.stop()
+        await asyncio.gather(self.publisher.stop(), *(follower.stop() for follower in self._followers()))
+
+    @property
+    def drain(self) -> float:
+        """The longest of all groups, in seconds."""
+        drains: list[float] = [each.group.drain for each in (self.ownership, *self.readers)]
+        return max(drains)
+
+    def hurry(self) -> None:
+        """Told twice to end: nothing is waited for any more."""
+        for each in (self.ownership, *self.readers):
+            each.hurry.set()
+
+    def _followers(self) -> Iterator[Follower]:
+        yield self.control.follower
+        for pipeline in self._parts.pipelines:
+            yield from pipeline.lookups.followers
 
     def _owning(self) -> Ownership:
         parts = self._parts
         group = Group(
             tasks_group(parts.prefix), (HubTopics.of(parts.prefix).tasks.name,), parts.instance, SOURCES_DRAIN
         )
-        return Ownership(group, parts.kafka, {ingest.task.name: ingest.run for ingest in parts.ingests})
+        return Ownership(group, parts.kafka, parts.clock, {ingest.task.name: ingest.run for ingest in parts.ingests})
 
     def _enriching(self) -> Reader:
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}
@@ -147,6 +162,7 @@ def app_of(parts: Parts) -> WorkerApp:
     """The Faust app of a worker, ready to be run by Faust's own worker."""
     app = WorkerApp(f"crossdock-{parts.prefix}-{parts.instance}")
     worker = Worker(parts, app)
+    app.drain, app.hurry = worker.drain, worker.hurry
 
     @app.task  # type: ignore[untyped-decorator]
     async def begin() -> None:

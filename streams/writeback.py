@@ -4,11 +4,9 @@ decode -> writes -> the newest of each key -> put -> outcome -> fate. The outcom
 a sick system is waited for, and only a sick record becomes a dead letter.
 """
 
-import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,6 +24,7 @@ from schemas.write import Write, write_id
 from streams.backoff import backoff
 from streams.runtime.kafka import ConsumerRecord
 from streams.runtime.publisher import Outputs
+from streams.runtime.threads import Threads
 from streams.scope import Getter, Scope
 from streams.settled import Incoming, Settled
 from streams.topics import PipelineTopics
@@ -87,7 +86,7 @@ class Writeback:
     if_changed: IfChanged
     batch: int
     total_timeout: float
-    threads: Executor
+    threads: Threads
     clock: Clock
 
     def write(self, each: Incoming) -> Write:
@@ -235,4 +234,4 @@ def _settle(writeback: Writeback, each: Incoming, write: Write, receipt: Receipt
 
 async def _in_thread(writeback: Writeback, call: Callable[[Any, float], _T], what: Any) -> _T:
     deadline = writeback.clock.monotonic() + writeback.total_timeout
-    return await asyncio.get_running_loop().run_in_executor(writeback.threads, call, what, deadline)
+    return await writeback.threads.call(call, what, deadline, patience=writeback.total_timeout)

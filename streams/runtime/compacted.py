@@ -8,7 +8,10 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from mode import Service
 
+from schemas.codec import Undecodable
+from streams.runtime import insides
 from streams.runtime.kafka import Kafka, stop_quietly
+from streams.runtime.lasting import Lasting
 from streams.topics import Topic
 
 
@@ -35,15 +38,17 @@ async def _to_the_end(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Any:
     end = (await consumer.end_offsets([tp]))[tp]
     await consumer.seek_to_beginning(tp)
     while await consumer.position(tp) < end:
+        insides.check_errors(consumer)
         for records in (await consumer.getmany(tp, timeout_ms=500)).values():
             for record in records:
                 yield record
 
 
-class Follower(Service):  # type: ignore[misc]
+class Follower(Lasting):
     """Follows all partitions of a compacted topic from the beginning, for as long as the worker lives."""
 
     def __init__(self, kafka: Kafka, topic: Topic, take: Callable[[ConsumerRecord], None], **kwargs: Any) -> None:
+        """`take` raises Undecodable for a record that it cannot read, which is passed over."""
         super().__init__(**kwargs)
         self._kafka, self._topic, self._take = kafka, topic, take
         self._consumer: AIOKafkaConsumer | None = None
@@ -70,12 +75,13 @@ class Follower(Service):  # type: ignore[misc]
         ends: dict[TopicPartition, int] | None = None
         while not self.should_stop:
             try:
+                insides.check_errors(self._consumer)
                 if ends is None:
                     ends = await self._consumer.end_offsets(self._consumer.assignment())
                 found = await self._consumer.getmany(timeout_ms=500)
                 for records in found.values():
                     for record in records:
-                        self._take(record)
+                        self._take_one(record)
                 if found:
                     moved, self.moved = self.moved, asyncio.Event()
                     moved.set()
@@ -84,6 +90,19 @@ class Follower(Service):  # type: ignore[misc]
             except KafkaError as error:
                 self.log.warning("follower.interrupted topic=%s error=%r", self._topic.name, error)
                 await self.sleep(1.0)
+
+    def _take_one(self, record: ConsumerRecord) -> None:
+        """One record that nobody can read must not keep every worker from starting."""
+        try:
+            self._take(record)
+        except Undecodable as error:
+            self.log.error(
+                "follower.unreadable topic=%s partition=%d offset=%d reason=%s (passed over)",
+                record.topic,
+                record.partition,
+                record.offset,
+                error,
+            )
 
     async def _look_whether_caught_up(self, ends: dict[TopicPartition, int]) -> None:
         assert self._consumer is not None

@@ -7,11 +7,14 @@ process crashes and they come again. There is no third way: what can be waited f
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from typing import Literal
 
 from aiokafka import ConsumerRecord, TopicPartition
 
 from connectors.clock import Clock
 from connectors.failpoints import failpoint
+from streams.runtime.lasting import was_cancelled
+from streams.runtime.pulse import living, rest
 from streams.runtime.reader import Batch, Reader
 
 MERGE_RECORDS = 500
@@ -19,6 +22,14 @@ AT_ONCE = 2
 """Lanes of one reader that work at the same time: more would only hold more in memory, as they share one processor."""
 
 Crash = Callable[[BaseException], Awaitable[None]]
+
+
+class _Slots(asyncio.Semaphore):
+    """A lane that waits for its slot is not stuck."""
+
+    async def acquire(self) -> Literal[True]:
+        with rest():
+            return await super().acquire()
 
 
 class Hold:
@@ -32,7 +43,8 @@ class Hold:
         self._lanes.in_hand -= 1
         self._lanes.slots.release()
         try:
-            await asyncio.sleep(seconds)
+            with rest():
+                await asyncio.sleep(seconds)
         finally:
             await self._lanes.slots.acquire()
             self._lanes.in_hand += 1
@@ -45,7 +57,7 @@ class Lanes:
     """All lanes of one reader, fed by one agent."""
 
     def __init__(self, reader: Reader, clock: Clock, work: Work, crash: Crash) -> None:
-        self.in_hand, self.slots = 0, asyncio.Semaphore(AT_ONCE)
+        self.in_hand, self.slots = 0, _Slots(AT_ONCE)
         self.reader, self._clock, self._work, self._crash = reader, clock, work, crash
         self._stage = "writeback" if ".write." in reader.group.name else "enrich"
         self._queues: dict[TopicPartition, tuple[deque[Batch], asyncio.Event]] = {}
@@ -77,14 +89,15 @@ class Lanes:
     async def _lane(self, tp: TopicPartition) -> None:
         queue, ready = self._queues[tp]
         try:
-            while True:
-                while not queue:
-                    ready.clear()
-                    await ready.wait()
-                await self._step(tp, queue)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - a defect: the supervisor starts the process again
+            with living(self.reader.pulse(tp)):
+                while True:
+                    while not queue:
+                        ready.clear()
+                        await ready.wait()
+                    await self._step(tp, queue)
+        except BaseException as error:  # a defect: the supervisor starts the process again
+            if isinstance(error, asyncio.CancelledError) and was_cancelled():
+                raise
             self.reader.work_raised = True
             await self._crash(error)
 

@@ -12,7 +12,7 @@ A partition whose first open record crashed the process three times is held: see
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -25,6 +25,8 @@ from connectors.failpoints import failpoint
 from streams.runtime import insides
 from streams.runtime.attempts import CRASHES, Attempts
 from streams.runtime.kafka import Kafka, stop_quietly
+from streams.runtime.lasting import Lasting, crashing
+from streams.runtime.pulse import Pulse
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 1 << 20
@@ -72,7 +74,8 @@ class Batch:
 class _Open:
     """What of one partition was delivered and not acknowledged."""
 
-    batches: dict[int, tuple[int, int, float]]
+    pulse: Pulse
+    batches: dict[int, tuple[int, int, float]] = field(default_factory=dict)
     """first offset -> records, bytes, when it was delivered; in order of delivery"""
     records: int = 0
     size: int = 0
@@ -82,7 +85,7 @@ class _Open:
         return self.records >= WINDOW_RECORDS or self.size >= WINDOW_BYTES
 
 
-class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
+class Reader(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
     """One group of one worker. `settle` and `abandon` are the lanes': let work end in time, then give up the rest."""
 
     def __init__(
@@ -97,6 +100,10 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.group, self.epoch, self.giving_up = group, 0, False
         self.settle: Callable[[float], Awaitable[None]] = _nothing
         self.abandon: Callable[[], Awaitable[None]] = _nothing_at_all
+        self.hurry = asyncio.Event()
+        """Set: nothing is waited for any more; what is in hand is given up."""
+        self._abandoned = False
+        """Work was given up that may still be in a thread: the next owner must not begin before this process ended."""
         self._kafka, self._clock, self._deliver = kafka, clock, deliver
         self._consumer: AIOKafkaConsumer | None = None
         self._open: dict[TopicPartition, _Open] = {}
@@ -132,7 +139,18 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if found is not None:
             state.records -= found[0]
             state.size -= found[1]
+            state.pulse.beat()
             self._room.set()
+
+    def pulse(self, tp: TopicPartition) -> Pulse:
+        """Of a partition's lane."""
+        state = self._open.get(tp)
+        return Pulse("given up", self._clock) if state is None else state.pulse
+
+    @property
+    def pulses(self) -> list[Pulse]:
+        """Of the lanes that have something to do."""
+        return [state.pulse for state in self._open.values() if state.batches]
 
     def waits(self, tp: TopicPartition) -> None:
         """Work waits for a sick system: a crash meanwhile is not its fault."""
@@ -149,26 +167,35 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.giving_up = True
         await self._give_up()
         if self._consumer is not None:
+            if not (self.crashed or self._abandoned):
+                insides.leave_at_stop(self._consumer)  # else it would be missed for a whole session
             await stop_quietly(self._consumer)
 
+    @crashing
     async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - aiokafka's signature
         self.giving_up = True
         await self._give_up()
         self.epoch += 1
         self._open, self._position, self._committed = {}, {}, {}
 
+    @crashing
     async def on_partitions_assigned(self, assigned: Any) -> None:
         self.epoch += 1
-        self._open = {tp: _Open({}) for tp in assigned}
+        self._open = {tp: _Open(self._new_pulse(tp)) for tp in assigned}
         self._position, self._committed = {}, {}
         self._attempts, self._take_back = Attempts(), set()
         self._rewind_due, self.giving_up = True, self.should_stop
         self._room.set()
         self.log.info("partitions.assigned group=%s count=%d", self.group.name, len(self._open))
 
+    def _new_pulse(self, tp: TopicPartition) -> Pulse:
+        return Pulse(f"{self.group.name} {tp.topic}/{tp.partition}", self._clock)
+
     async def _give_up(self) -> None:
         """Work in hand may end within the drain time; what is left will be delivered again."""
-        await self.settle(self._clock.monotonic() + self.group.drain)
+        deadline = self._clock.monotonic() + self.group.drain
+        await unless(self.hurry, self.settle(deadline))
+        self._abandoned = self.hurry.is_set() or self._clock.monotonic() >= deadline
         await self.abandon()
         if not self.work_raised:
             self._take_back.update(self._open)
@@ -244,6 +271,8 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         now, batches = self._clock.monotonic(), []
         for tp, records in found.items():
             state = self._open[tp]
+            if not state.batches:
+                state.pulse.beat()
             for part, size in _parts(records):
                 state.batches[part[0].offset] = (len(part), size, now)
                 state.records += len(part)
@@ -342,6 +371,16 @@ def _parts(records: Sequence[ConsumerRecord]) -> list[tuple[Sequence[ConsumerRec
     if records:
         parts.append((records[start:], size))
     return parts
+
+
+async def unless(hurry: asyncio.Event, awaited: Awaitable[None]) -> None:
+    """Returns when it has happened, or nothing is waited for any more."""
+    waits = {asyncio.ensure_future(awaited), asyncio.ensure_future(hurry.wait())}
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
 
 
 async def _nothing(deadline: float) -> None:  # noqa: ARG001 - the lanes' signature

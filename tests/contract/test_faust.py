@@ -6,7 +6,7 @@
 | `BootStrategy.enable_kafka = False` starts agents and nothing of Faust's own Kafka | `streams/runtime/app.py` |
 | `app.on_first_start` does nothing but make folders | `streams/runtime/app.py` |
 | a channel's put hangs until `app.flow_control.resume()` | `streams/runtime/app.py` |
-| `app.channel()`: put delivers the very object, in order, and waits when the buffer is full | `streams/runtime/reader.py` |
+| `app.channel()`: put delivers the very object, in order, and waits when the buffer is full | `Reader` |
 | what is put before an agent subscribed, or waits when the flow is resumed again, is dropped | `streams/worker.py` |
 | an agent that raises is started again and its item is gone, unless `CrashingSupervisor` | `streams/runtime/app.py` |
 | `Service.task`: an exception crashes; returning and `CancelledError` are silent | `streams/runtime/lasting.py` |
