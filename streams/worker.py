@@ -28,7 +28,7 @@ from streams.runtime.kafka import ConsumerRecord, Kafka, TopicPartition
 from streams.runtime.lanes import Hold, Lanes, Work
 from streams.runtime.ownership import Ownership
 from streams.runtime.publisher import Outputs, Publisher
-from streams.runtime.reader import Batch, Group, Reader
+from streams.runtime.reader import BATCH_RECORDS, Batch, Group, Reader
 from streams.topics import HubTopics, enrich_group, tasks_group, write_group
 from streams.writeback import Writeback, write_back
 
@@ -130,7 +130,8 @@ class Worker(Service):  # type: ignore[misc]
             await self.publisher.publish(await write_back(records, writebacks[tp.topic], hold))
 
         name = write_group(self._parts.prefix, target.system)
-        group = Group(name, tuple(writebacks), self._parts.instance, target.drain)
+        batch = min(each.batch for found in writebacks.values() for each in found)
+        group = Group(name, tuple(writebacks), self._parts.instance, target.drain, min(batch, BATCH_RECORDS))
         return self._agent(f"write-{target.system}", group, work)
 
     def _agent(self, name: str, group: Group, work: Work) -> Reader:

@@ -103,7 +103,7 @@ class Lanes:
 
     async def _step(self, tp: TopicPartition, queue: "deque[Batch]") -> None:
         async with self.slots:
-            batches = _merged(queue)
+            batches = _merged(queue, min(MERGE_RECORDS, self.reader.group.batch))
             if not batches:
                 return
             self.in_hand += 1
@@ -116,11 +116,11 @@ class Lanes:
                 self.in_hand -= 1
 
 
-def _merged(queue: "deque[Batch]") -> list[Batch]:
+def _merged(queue: "deque[Batch]", limit: int) -> list[Batch]:
     """The first batches that wait, as many as one piece of work may hold; those that were given up are dropped."""
     batches: list[Batch] = []
     size = 0
-    while queue and (not batches or size + len(queue[0].records) <= MERGE_RECORDS):
+    while queue and (not batches or size + len(queue[0].records) <= limit):
         batch = queue.popleft()
         if batch.live:
             batches.append(batch)

@@ -45,6 +45,8 @@ class Group:
     instance: str
     drain: float
     """Seconds that work in hand may take when partitions are taken away."""
+    batch: int = BATCH_RECORDS
+    """Records in hand at most: what one call takes, so that the drain is enough for all of them."""
 
     @property
     def rebalance_timeout(self) -> float:
@@ -273,7 +275,7 @@ class Reader(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
             state = self._open[tp]
             if not state.batches:
                 state.pulse.beat()
-            for part, size in _parts(records):
+            for part, size in _parts(records, self.group.batch):
                 state.batches[part[0].offset] = (len(part), size, now)
                 state.records += len(part)
                 state.size += size
@@ -358,13 +360,13 @@ class Reader(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
             )
 
 
-def _parts(records: Sequence[ConsumerRecord]) -> list[tuple[Sequence[ConsumerRecord], int]]:
-    """Cuts records into batches of at most 500 records and 1 MiB."""
+def _parts(records: Sequence[ConsumerRecord], limit: int) -> list[tuple[Sequence[ConsumerRecord], int]]:
+    """Cuts records into batches of at most so many records and 1 MiB."""
     parts: list[tuple[Sequence[ConsumerRecord], int]] = []
     start = size = 0
     for index, record in enumerate(records):
         length = len(record.value or b"") + len(record.key or b"")
-        if index > start and (index - start >= BATCH_RECORDS or size + length > BATCH_BYTES):
+        if index > start and (index - start >= limit or size + length > BATCH_BYTES):
             parts.append((records[start:index], size))
             start, size = index, 0
         size += length
