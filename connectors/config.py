@@ -116,11 +116,24 @@ class WritebackConfig(Block):
     if_changed: IfChanged = "newer_comes"
     mode: Literal["write"] = "write"
     batch: int = Field(default=500, ge=1, le=1000, description="writes per call at most")
+    coalesce: Duration | None = Field(
+        default=None, description="how long an event waits for newer ones of its record, which then replace it"
+    )
+
+    @property
+    def guards_version(self) -> bool:
+        """Whether the target is told the version, so that an older write never replaces a newer one."""
+        return False
 
     @property
     def object(self) -> str:
         """What is written: a table, an operation, a resource."""
         raise TypeError(f"{type(self).__name__} names no object")
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a newer version of a key makes an older write superfluous; false where each write adds something."""
+        return True
 
     @property
     def expected_path(self) -> str | None:

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -11,31 +10,43 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from connectors.budget import RetryBudget
 from connectors.clock import Clock, SystemClock
-from connectors.config import SourceConfig, SystemConfig, WritebackConfig
-from connectors.contract import Checkable, Readable, Source, System
-from connectors.errors import AuthExpired, ConfigError, Fatal, Retriable, SystemFault
+from connectors.config import SystemConfig, WritebackConfig
+from connectors.contract import Checkable, Readable, System
+from connectors.errors import ConfigError, Fatal, Retriable
 from connectors.failpoints import VARIABLE as FAILPOINT
+from connectors.failpoints import armed
 from connectors.retry import Retrying
 from crossdock.configuration.across import LONGEST_DRAIN, refuse
 from crossdock.configuration.load import Configuration, load_from_environment
 from crossdock.configuration.pipeline import PipelineConfig
+from crossdock.index import TASK as INDEX
+from crossdock.index import projecting
 from crossdock.instance import claim
 from crossdock.logs import write_logs
 from crossdock.memory import keep_small
+from crossdock.sources import source_of
 from crossdock.supervisor import Supervised
+from streams.brake import Brake
+from streams.breaker import Breaker
+from streams.control import Control
+from streams.credentials import CredentialHealth, SystemCredentials
+from streams.delivery import OpenedAtFirstUse, Target
 from streams.derive import Derive
+from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
 from streams.only import Only
 from streams.pipeline import Pipeline
 from streams.runtime.kafka import Kafka, quiet_logs
 from streams.runtime.life import Life
+from streams.runtime.publisher import Publisher
 from streams.runtime.threads import Threads
 from streams.scope import compile_path
 from streams.topics import HubTopics, PipelineTopics
-from streams.worker import Parts, Target, app_of
-from streams.writeback import OpenedAtFirstUse, Writeback
+from streams.worker import Parts, TargetSystem, app_of
+from streams.writeback import Writeback
 
 log = logging.getLogger("crossdock.bootstrap")
 
@@ -53,7 +64,7 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
         return _supervise(folder, instance)
     keep_small()
     configuration = load_from_environment(folder)
-    if os.environ.get(FAILPOINT) and configuration.hub.environment == "production":
+    if armed() and configuration.hub.environment == "production":
         raise ConfigError(f"{FAILPOINT} is set, and the environment is production; unset it")
     clock = SystemClock()
     write_logs()
@@ -123,82 +134,63 @@ def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
 
 
 def _prepare(configuration: Configuration, clock: Clock) -> None:
+    """Everything that flows has its topic, and every system was looked at, before anything flows."""
+    from crossdock.look import look_at_systems
+    from streams.admin import Admin
+
     refuse(configuration, clock)
+    kafka = configuration.hub.kafka
+    topics = [
+        topic
+        for name in configuration.pipelines
+        for topic in PipelineTopics.of(kafka.prefix, name, kafka.partitions).all()
+    ]
     systems = {name: config.build(clock) for name, config in configuration.systems.items()}
     try:
-        _look_at_systems(configuration, systems)
-        _prepare_topics(configuration)
+        with Admin(kafka.bootstrap, kafka.admin_security()) as admin:
+            created = admin.ensure(HubTopics.of(kafka.prefix).all())
+            look_at_systems(configuration, systems, admin, clock)
+            for name in created + admin.ensure(topics):
+                log.info("topic.created name=%s", name)
     finally:
         for system in systems.values():
             system.close()
-
-
-def _prepare_topics(configuration: Configuration) -> None:
-    """Everything that flows has its topic before anything flows."""
-    from streams.admin import Admin
-
-    hub = configuration.hub
-    topics = HubTopics.of(hub.kafka.prefix).all()
-    for name in configuration.pipelines:
-        topics += PipelineTopics.of(hub.kafka.prefix, name, hub.kafka.partitions).all()
-    with Admin(hub.kafka.bootstrap, hub.kafka.admin_security()) as admin:
-        for created in admin.ensure(topics):
-            log.info("topic.created name=%s", created)
-
-
-def _look_at_systems(configuration: Configuration, systems: Mapping[str, System]) -> None:
-    """Read-only: does each source and write-back fit its system? A system that is away is looked at when it is back.
-
-    Raises:
-        ConfigError: a table, column, operation or right that the files name is not there; all of them, a line each.
-    """
-    wrong: list[str] = []
-    for name, pipeline in configuration.pipelines.items():
-        blocks: list[tuple[tuple[str | int, ...], str, object]] = [
-            (("source",), pipeline.source.system, _source(configuration, systems, pipeline.source))
-        ]
-        for number, block in enumerate(pipeline.writeback):
-            sink = systems[block.system].sink(block, prefix=configuration.hub.kafka.prefix)
-            blocks.append((("writeback", number), block.system, sink))
-        for place, system, component in blocks:
-            try:
-                report = component.check() if isinstance(component, Checkable) else None
-            except (Retriable, AuthExpired, SystemFault) as error:
-                log.warning("check.postponed pipeline=%s system=%s reason=%s", name, system, error)
-                continue
-            problems = () if report is None else report.problems
-            wrong += [str(configuration.error(name, (*place, *each.path), each.message)) for each in problems]
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-
-
-def _source(configuration: Configuration, systems: Mapping[str, System], config: SourceConfig) -> Source:
-    """A source; what the hub itself writes into its system is not content of its records."""
-    written = {
-        field
-        for pipeline in configuration.pipelines.values()
-        for block in pipeline.writeback
-        if block.system == config.system
-        for field in block.set
-    }
-    return systems[config.system].source(config, written=frozenset(written))
 
 
 def build(configuration: Configuration, systems: Mapping[str, System], instance: str, clock: Clock) -> Parts:
     """All parts of one worker."""
     hub = configuration.hub
     kafka = Kafka(hub.kafka.bootstrap, client_id=f"crossdock-{instance}", security=hub.kafka.security())
-    context = _Context(configuration, systems, kafka, clock)
+    publisher = Publisher(kafka)
+    control = Control(kafka, HubTopics.of(hub.kafka.prefix).control, publisher)
+    credentials = {
+        name: SystemCredentials(name, system.credentials_digest, control, clock) for name, system in systems.items()
+    }
+    context = _Context(configuration, systems, kafka, clock, control, credentials)
     return Parts(
         prefix=hub.kafka.prefix,
         worker_group=hub.worker_group,
         instance=instance,
         kafka=kafka,
         clock=clock,
+        publisher=publisher,
+        control=control,
         pipelines=[context.pipeline(config) for config in configuration.pipelines.values()],
         targets=context.targets(),
         ingests=[ingest for config in configuration.pipelines.values() for ingest in context.ingests(config)],
+        health=context.health(),
+        tasks={INDEX: projecting(configuration, kafka, clock)},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all write-backs into one system have together."""
+
+    gate: Gate
+    threads: Threads
+    budget: RetryBudget
+    total_timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +201,8 @@ class _Context:
     systems: Mapping[str, System]
     kafka: Kafka
     clock: Clock
+    control: Control
+    credentials: Mapping[str, SystemCredentials]
 
     def topics(self, pipeline: str) -> PipelineTopics:
         kafka = self.configuration.hub.kafka
@@ -231,13 +225,16 @@ class _Context:
             lookups=Lookups(lookups, self.clock),
             model=model,
             clock=self.clock,
+            freshness=config.freshness,
+            backfill_rate=config.backfill.rate,
         )
 
     def ingests(self, config: PipelineConfig) -> list[Ingest]:
-        source = _source(self.configuration, self.systems, config.source)
+        source = source_of(self.configuration, self.systems, config.source)
         system = self.configuration.systems[config.source.system]
         specs = source.tasks()
-        threads = Threads(f"source-{config.name}", len(specs), self.clock)
+        patience = system.timeouts.total.total_seconds()
+        threads = Threads(f"source-{config.name}", len(specs), patience, self.clock)
         prefix = self.configuration.hub.kafka.prefix
         return [
             Ingest(
@@ -245,60 +242,89 @@ class _Context:
                 source=source,
                 task=spec,
                 kafka=self.kafka,
+                control=self.control,
                 topics=self.topics(config.name),
                 hub=HubTopics.of(prefix),
                 transactional_id=f"{prefix}.{config.name}.{spec.name}",
                 config=self.digest(config),
+                credentials=self.credentials[config.source.system],
+                backfills=all(block.guards_version for block in config.writeback),
+                fresh=config.freshness.total_seconds() / 2,
                 every=config.source.every.total_seconds(),
                 limit=config.source.batch,
-                total_timeout=system.timeouts.total.total_seconds(),
+                total_timeout=patience,
                 threads=threads,
                 clock=self.clock,
             )
             for spec in specs
         ]
 
-    def targets(self) -> list[Target]:
-        by_system: dict[str, dict[str, list[Writeback]]] = {}
-        threads: dict[str, Threads] = {}
+    def targets(self) -> list[TargetSystem]:
+        blocks: dict[str, list[tuple[PipelineConfig, WritebackConfig]]] = {}
         for pipeline in self.configuration.pipelines.values():
             for block in pipeline.writeback:
-                config = self.configuration.systems[block.system]
-                pool = threads.get(block.system)
-                if pool is None:
-                    pool = threads[block.system] = Threads(
-                        f"write-{block.system}", config.courtesy.concurrency, self.clock
-                    )
-                made = self._writeback(pipeline, block, config, pool)
-                by_system.setdefault(block.system, {}).setdefault(pipeline.name, []).append(made)
-        return [
-            Target(system, self._drain(self.configuration.systems[system]), writebacks)
-            for system, writebacks in by_system.items()
-        ]
+                blocks.setdefault(block.system, []).append((pipeline, block))
+        return [self._target_system(name, found) for name, found in blocks.items()]
 
-    def _writeback(
-        self, pipeline: PipelineConfig, block: WritebackConfig, system: SystemConfig, threads: Threads
-    ) -> Writeback:
+    def _target_system(self, name: str, blocks: list[tuple[PipelineConfig, WritebackConfig]]) -> TargetSystem:
+        config = self.configuration.systems[name]
+        gate = Gate(name, Breaker(self.clock), self.credentials[name], self.control, self.clock)
+        threads = Threads(f"write-{name}", config.courtesy.concurrency, self._drain(config), self.clock)
+        shared = _Shared(gate, threads, RetryBudget(), self._drain(config))
+        writebacks: dict[str, list[Writeback]] = {}
+        for pipeline, block in blocks:
+            writebacks.setdefault(pipeline.name, []).append(self._writeback(pipeline, block, shared))
+        return TargetSystem(name, shared.total_timeout, gate, writebacks)
+
+    def _writeback(self, pipeline: PipelineConfig, block: WritebackConfig, shared: "_Shared") -> Writeback:
         lookups = frozenset(pipeline.lookups)
         prefix = self.configuration.hub.kafka.prefix
         sink = self.systems[block.system].sink(block, prefix=prefix)
+        name = block.name or block.system
         return Writeback(
-            name=block.name or block.system,
+            name=name,
             pipeline=pipeline.name,
             prefix=prefix,
             topics=self.topics(pipeline.name),
             config=self.digest(pipeline),
-            sink=Retrying(OpenedAtFirstUse(sink), self.clock),
-            reader=sink if isinstance(sink, Readable) else None,
+            target=Target(
+                writeback=f"{pipeline.name}/{name}",
+                sink=Retrying(OpenedAtFirstUse(sink), self.clock, budget=shared.budget),
+                reader=sink if isinstance(sink, Readable) else None,
+                checker=sink if isinstance(sink, Checkable) else None,
+                batch=min(block.batch, sink.capabilities.max_batch),
+                total_timeout=shared.total_timeout,
+                threads=shared.threads,
+                clock=self.clock,
+                gate=shared.gate,
+                brake=Brake(),
+            ),
             match={theirs: compile_path(path, lookups) for theirs, path in block.match.items()},
             fields={theirs: compile_path(path, lookups) for theirs, path in block.set.items()},
             expected=None if block.expected_path is None else compile_path(block.expected_path, lookups),
             if_changed=block.if_changed,
-            batch=min(block.batch, sink.capabilities.max_batch),
-            total_timeout=self._drain(system),
-            threads=threads,
+            coalesce=0.0 if block.coalesce is None else block.coalesce.total_seconds(),
+            replaces=block.replaces,
+            control=self.control,
+            control_topic=HubTopics.of(prefix).control,
             clock=self.clock,
         )
+
+    def health(self) -> list[CredentialHealth]:
+        """A task for each system that wants credentials: it alone tries a secret that nobody has tried."""
+        longest = max((each.timeouts.total.total_seconds() for each in self.configuration.systems.values()), default=0)
+        threads = Threads("health", 2, longest, self.clock)
+        found: dict[str, Checkable] = {}
+        for config in self.configuration.pipelines.values():
+            source = source_of(self.configuration, self.systems, config.source)
+            prefix = self.configuration.hub.kafka.prefix
+            parts: dict[str, object] = {config.source.system: source}
+            parts |= {block.system: self.systems[block.system].sink(block, prefix=prefix) for block in config.writeback}
+            found |= {system: part for system, part in parts.items() if isinstance(part, Checkable)}
+        return [
+            CredentialHealth(self.credentials[name], part.check, self.control, threads, self.clock)
+            for name, part in found.items()
+        ]
 
     def _drain(self, system: SystemConfig) -> float:
         return min(LONGEST_DRAIN, system.timeouts.total.total_seconds())

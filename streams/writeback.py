@@ -1,40 +1,41 @@
 """Write-back: enriched events in; effects in a target, and a receipt for each.
 
-decode -> writes -> the newest of each key -> put -> outcome -> fate. The outcome decides, never a caller's `except`:
-a sick system is waited for, and only a sick record becomes a dead letter.
+decode -> writes -> the newest of each key -> deliver -> outcome -> fate. The outcome decides, never a caller's
+`except`: a sick system is waited for, a sick record is parked, and only what is refused becomes a dead letter.
 """
 
-import logging
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import msgspec
 
 from connectors.clock import Clock
 from connectors.config import IfChanged
-from connectors.contract import Readable, SinkTask
-from connectors.errors import AuthExpired, CrossdockError, Retriable, SystemFault, Unknown
+from connectors.contract import Idempotency
+from connectors.errors import CrossdockError
 from connectors.failpoints import failpoint
 from schemas.change import canonical_key
+from schemas.control import Resolution, Verdict, control_key
 from schemas.outcome import Fate, Outcome
 from schemas.receipt import Receipt
-from schemas.write import Write, write_id
-from streams.backoff import backoff
+from schemas.write import LIVE, Write, write_id
+from streams.aside import StandingAside
+from streams.control import Control
+from streams.delivery import Target, deliver, look
+from streams.gate import Hold
+from streams.intents import Intents
+from streams.parking import Parked
 from streams.runtime.kafka import ConsumerRecord
-from streams.runtime.publisher import Outputs
-from streams.runtime.threads import Threads
+from streams.runtime.publisher import Outgoing, Outputs
 from streams.scope import Getter, Scope
 from streams.settled import Incoming, Settled
-from streams.topics import PipelineTopics
+from streams.topics import PipelineTopics, Topic
 
-log = logging.getLogger("crossdock.streams.writeback")
-
-_T = TypeVar("_T")
-Hold = Callable[[float], Awaitable[None]]
+Publish = Callable[[Outputs], Awaitable[None]]
 
 TRIES_AFTER_CONFLICT = 3
+PARKED_AT_ONCE = 10
+"""Parked keys that are tried between two batches."""
 
 FATES: Mapping[Outcome, Fate] = {
     Outcome.APPLIED: Fate.APPLIED,
@@ -46,28 +47,6 @@ FATES: Mapping[Outcome, Fate] = {
 """What an outcome becomes; `conflict` is decided by `if_changed`, and `retry` is never an end."""
 
 
-class OpenedAtFirstUse:
-    """A sink task that is opened by its first `put`: a worker starts also while a target is away."""
-
-    def __init__(self, sink: SinkTask) -> None:
-        self._sink, self._open, self._opening = sink, False, threading.Lock()
-        self.capabilities = sink.capabilities
-
-    def open(self) -> None:
-        """Once, whoever comes first. Raises what the sink's own `open` raises; then the next call tries again."""
-        with self._opening:
-            if not self._open:
-                self._sink.open()
-                self._open = True
-
-    def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
-        self.open()
-        return self._sink.put(writes, deadline)
-
-    def close(self) -> None:
-        self._sink.close()
-
-
 @dataclass(frozen=True, slots=True)
 class Writeback:
     """One write-back of one pipeline, as this worker runs it."""
@@ -77,17 +56,23 @@ class Writeback:
     prefix: str
     topics: PipelineTopics
     config: str
-    sink: SinkTask
-    reader: Readable | None
-    """The same sink, where it can look."""
+    target: Target
     match: Mapping[str, Getter]
     fields: Mapping[str, Getter]
     expected: Getter | None
     if_changed: IfChanged
-    batch: int
-    total_timeout: float
-    threads: Threads
+    coalesce: float
+    """Seconds that an event waits for newer ones of its key."""
+    replaces: bool
+    """A newer version of a key makes an older one that waits superfluous; false where each write adds something."""
+    control: Control
+    control_topic: Topic
     clock: Clock
+
+    @property
+    def once_only(self) -> bool:
+        """Calls are never repeated: idempotency class `none`."""
+        return self.target.sink.capabilities.idempotency is Idempotency.NONE
 
     def write(self, each: Incoming) -> Write:
         """The write that an event means."""
@@ -111,43 +96,233 @@ class Writeback:
         )
 
 
-async def write_back(records: Sequence[ConsumerRecord], writebacks: Sequence[Writeback], hold: Hold) -> Outputs:
+async def write_back(
+    records: Sequence[ConsumerRecord],
+    writebacks: Sequence[Writeback],
+    aside: StandingAside,
+    hold: Hold,
+    publish: Publish,
+) -> Outputs:
     """Writes what these records ask for, and gives the receipts to publish before they may be acknowledged.
 
     Args:
-        records: of one partition of `<p>.enriched`, in order.
+        records: of one partition of `<p>.enriched`, in order; none = only what stands aside is looked at.
         writebacks: all of that pipeline into one system.
+        aside: what stands aside of that partition.
         hold: waits for a sick system; the lane has nothing in hand meanwhile.
+        publish: for what the broker must have before a call.
     """
     first = writebacks[0]
     settled = Settled(first.pipeline, first.topics, first.config, first.clock)
     incoming = settled.decode(records)
     for writeback in writebacks:
-        await _through(writeback, incoming, settled, hold)
+        passage = _Passage(
+            writeback, settled, aside.parked[writeback.name], aside.intents[writeback.name], hold, publish
+        )
+        await passage.resolve_doubts()
+        await passage.try_parked()
+        await passage.take([each for each in incoming if each.only in (None, writeback.name)])
+    failpoint("writeback_before_publish")
     return settled.outputs
 
 
-async def _through(writeback: Writeback, incoming: Sequence[Incoming], settled: Settled, hold: Hold) -> None:
-    wanted = [(each, writeback.write(each)) for each in incoming if each.only in (None, writeback.name)]
-    newest, overtaken = _newest_of_each_key(wanted)
-    for each, write in overtaken:
-        receipt = Receipt(Outcome.STALE, 0, reason="a newer version of the key was in the same batch")
-        settled.written(each, Fate.SUPERSEDED, write, writeback.name, receipt)
-    failpoint("writeback_before_put")
-    for start in range(0, len(newest), writeback.batch):
-        part = newest[start : start + writeback.batch]
-        receipts = await _put(writeback, [write for _, write in part], hold)
+Wanted = tuple[Incoming, Write]
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """One batch through one write-back."""
+
+    writeback: Writeback
+    settled: Settled
+    parked: Parked
+    intents: Intents
+    hold: Hold
+    publish: Publish
+
+    async def take(self, incoming: Sequence[Incoming]) -> None:
+        wanted = [(each, self.writeback.write(each)) for each in incoming]
+        wanted = self._behind_parked(wanted)
+        newest, overtaken = _newest_of_each_key(wanted)
+        for each, write in overtaken:
+            self._superseded(each, write, "a newer version of the key was in the same batch")
+        failpoint("writeback_before_put")
+        await self._write(newest)
+
+    async def _write(self, wanted: Sequence[Wanted]) -> None:
+        """Delivers, and settles each of them; what is sick alone is parked."""
+        wanted = await self._with_intents(wanted)
+        writes = [write for _, write in wanted]
+        receipts = await deliver(self.writeback.target, writes, self.hold) if writes else []
         failpoint("writeback_after_effect")
-        receipts = await _after_conflicts(writeback, [write for _, write in part], receipts, hold)
-        for (each, write), receipt in zip(part, receipts, strict=True):
-            _settle(writeback, each, write, receipt, settled)
+        receipts = await self._after_conflicts(writes, receipts)
+        for (each, write), receipt in zip(wanted, receipts, strict=True):
+            if receipt.outcome is Outcome.RETRY:
+                await self._room()
+                self._nothing_open(write)
+                self._park(each, write, receipt.reason or "")
+            else:
+                self._settle(each, write, receipt)
+
+    # Parked
+
+    def _behind_parked(self, wanted: Sequence[Wanted]) -> list[Wanted]:
+        """What may go on: events whose key waits are put behind it, or in its place."""
+        if not self.parked.waiting:
+            return list(wanted)
+        free = []
+        for each, write in wanted:
+            key = canonical_key(write.key)
+            waiting = self.parked.waiting.get(key)
+            if waiting is None:
+                free.append((each, write))
+                continue
+            reason = waiting.reason
+            if self.writeback.replaces and not self.parked.holds(key, each):
+                for old in list(waiting.events):
+                    self._superseded(old, self.writeback.write(old), "a newer version of the key came while it waited")
+                    self._aside(self.parked.topic, self.parked.replaced(key, old))
+            self._park(each, write, reason)
+        return free
+
+    async def try_parked(self) -> None:
+        """The first event of each key that is due: one call each, and none where the system itself is sick."""
+        target = self.writeback.target
+        for _, key in zip(range(PARKED_AT_ONCE), self.parked.due(), strict=False):
+            if target.gate.state([target.writeback]).state != "running":
+                return
+            each = self.parked.waiting[key].events[0]
+            write = self.writeback.write(each)
+            if await self._with_intents([(each, write)]):
+                try:
+                    (receipt,) = await target.call(target.sink.once, [write])
+                except CrossdockError as error:
+                    receipt = Receipt(Outcome.RETRY, reason=str(error))
+                failpoint("writeback_after_parked")
+                if receipt.outcome is Outcome.RETRY:
+                    self._nothing_open(write)
+                    self.parked.again(key, receipt.reason or "")
+                    continue
+                (receipt,) = await self._after_conflicts([write], [receipt])
+                self._settle(each, write, receipt)
+            self._aside(self.parked.topic, self.parked.done(key, each))
+
+    async def _room(self) -> None:
+        """While too much is parked, the partition stands still."""
+        while self.parked.full:
+            await self.hold(1.0)
+            await self.try_parked()
+
+    def _park(self, each: Incoming, write: Write, reason: str) -> None:
+        key = canonical_key(write.key)
+        failpoint("writeback_before_park")
+        if not self.parked.holds(key, each):
+            self._aside(self.parked.topic, self.parked.park(key, each, reason))
+        receipt = Receipt(Outcome.RETRY, reason=reason)
+        self.settled.written(each, Fate.PARKED, write, self.writeback.name, receipt)
+
+    # Calls that are never repeated
+
+    async def _with_intents(self, wanted: Sequence[Wanted]) -> Sequence[Wanted]:
+        """Writes them down before they are made. One that stands there already was begun by somebody who died."""
+        if not self.writeback.once_only or not wanted:
+            return wanted
+        fresh = []
+        for each, write in wanted:
+            if write.write_id in self.intents.open:
+                self._doubt(each, write, Receipt(Outcome.UNKNOWN, 0, reason="whoever began this call did not end it"))
+            else:
+                fresh.append((each, write))
+        await self.publish({self.intents.topic: [self.intents.begin(write.write_id, each) for each, write in fresh]})
+        failpoint("writeback_after_intent")
+        return fresh
+
+    def _nothing_open(self, write: Write) -> None:
+        """The call has an end, if only that nothing happened: what is tried later is another call."""
+        if write.write_id in self.intents.open:
+            self._aside(self.intents.topic, self.intents.done(write.write_id))
+
+    def _doubt(self, each: Incoming, write: Write, receipt: Receipt) -> None:
+        failpoint("writeback_before_doubt")
+        self._aside(self.intents.topic, self.intents.doubt(write.write_id))
+        self.settled.written(each, Fate.IN_DOUBT, write, self.writeback.name, receipt)
+
+    async def resolve_doubts(self) -> None:
+        """Carries out what people found out."""
+        control = self.writeback.control
+        for name in sorted(self.intents.in_doubt):
+            found = control.find(Resolution, name)
+            if found is None:
+                continue
+            each = self.intents.open[name]
+            self._aside(self.intents.topic, self.intents.done(name))
+            self._aside(self.writeback.control_topic, Outgoing(control_key(Resolution, name), None))
+            if found.verdict is Verdict.RETRY:
+                again = each._replace(cause=_next_cause(each.cause))
+                await self._write([(again, self.writeback.write(again))])
+                continue
+            happened = found.verdict is Verdict.APPLIED
+            fate, outcome = (Fate.APPLIED, Outcome.APPLIED) if happened else (Fate.DISCARDED, Outcome.UNKNOWN)
+            receipt = Receipt(outcome, 0, reason=f"said {found.by}: {found.reason}")
+            self.settled.written(each, fate, self.writeback.write(each), self.writeback.name, receipt)
+
+    # Ends
+
+    async def _after_conflicts(self, writes: Sequence[Write], receipts: list[Receipt]) -> list[Receipt]:
+        """`if_changed: reread` and `overwrite`: read the target's version and write again, at most three times."""
+        target = self.writeback.target
+        if self.writeback.if_changed not in ("reread", "overwrite") or target.reader is None:
+            return receipts
+        for _ in range(TRIES_AFTER_CONFLICT):
+            rows = [row for row, receipt in enumerate(receipts) if receipt.outcome is Outcome.CONFLICT]
+            if not rows:
+                break
+            failpoint("writeback_before_reread")
+            found = await look(target, target.reader, [writes[row].key for row in rows], self.hold)
+            again = {
+                row: msgspec.structs.replace(writes[row], expected=record["@version"])
+                for row, record in zip(rows, found, strict=True)
+                if record is not None
+            }
+            if not again:
+                break
+            for row, receipt in zip(again, await deliver(target, list(again.values()), self.hold), strict=True):
+                receipts[row] = receipt
+        return receipts
+
+    def _settle(self, each: Incoming, write: Write, receipt: Receipt) -> None:
+        """The one place where an outcome becomes a fate."""
+        if receipt.outcome is Outcome.UNKNOWN and self.writeback.once_only:
+            self._doubt(each, write, receipt)
+            return
+        self._nothing_open(write)
+        if receipt.outcome is Outcome.CONFLICT:
+            fate = Fate.SUPERSEDED if self.writeback.if_changed == "newer_comes" else Fate.DEAD
+        else:
+            fate = FATES[receipt.outcome]
+        if fate is Fate.DEAD:
+            code, reason = receipt.code or receipt.outcome.value, receipt.reason or "the target refused it"
+            name = self.writeback.name
+            self.settled.dead(each, "put", code, reason, write=write, writeback=name, receipt=receipt)
+        else:
+            self.settled.written(each, fate, write, self.writeback.name, receipt)
+
+    def _superseded(self, each: Incoming, write: Write, reason: str) -> None:
+        receipt = Receipt(Outcome.STALE, 0, reason=reason)
+        self.settled.written(each, Fate.SUPERSEDED, write, self.writeback.name, receipt)
+
+    def _aside(self, topic: Topic, record: Outgoing) -> None:
+        self.settled.add(topic, record)
 
 
-def _newest_of_each_key(
-    wanted: Sequence[tuple[Incoming, Write]],
-) -> tuple[list[tuple[Incoming, Write]], list[tuple[Incoming, Write]]]:
+def _next_cause(cause: str) -> str:
+    """A second opinion of a person about the same event is another write."""
+    return "replay:1" if cause == LIVE else f"replay:{int(cause.rpartition(':')[2]) + 1}"
+
+
+def _newest_of_each_key(wanted: Sequence[Wanted]) -> tuple[list[Wanted], list[Wanted]]:
     """A statement never holds one key twice: the newest is written, the others were overtaken."""
-    newest: dict[bytes, tuple[Incoming, Write]] = {}
+    newest: dict[bytes, Wanted] = {}
     overtaken = []
     for item in wanted:
         key = canonical_key(item[1].key)
@@ -160,78 +335,3 @@ def _newest_of_each_key(
         else:
             overtaken.append(item)
     return list(newest.values()), overtaken
-
-
-async def _put(writeback: Writeback, writes: Sequence[Write], hold: Hold) -> list[Receipt]:
-    """Puts until every write has an outcome that is an end. A sick system only ever costs time."""
-    receipts: dict[int, Receipt] = {}
-    todo = list(range(len(writes)))
-    tries = 0
-    while todo:
-        wait = 0.0
-        try:
-            found = await _in_thread(writeback, writeback.sink.put, [writes[row] for row in todo])
-        except (Retriable, Unknown, SystemFault, AuthExpired) as error:
-            wait = getattr(error, "retry_after", None) or 0.0
-            _tell(writeback, error, len(todo))
-        else:
-            receipts.update(zip(todo, found, strict=True))
-            todo = [row for row in todo if receipts[row].outcome is Outcome.RETRY]
-        if todo:
-            tries += 1
-            await hold(max(wait, backoff(tries)))
-    return [receipts[row] for row in range(len(writes))]
-
-
-def _tell(writeback: Writeback, error: CrossdockError, waiting: int) -> None:
-    level = logging.ERROR if isinstance(error, SystemFault | AuthExpired) else logging.WARNING
-    log.log(
-        level,
-        "writeback.holds pipeline=%s writeback=%s waiting=%d kind=%s reason=%s",
-        writeback.pipeline,
-        writeback.name,
-        waiting,
-        type(error).__name__,
-        error,
-    )
-
-
-async def _after_conflicts(
-    writeback: Writeback, writes: Sequence[Write], receipts: list[Receipt], hold: Hold
-) -> list[Receipt]:
-    """`if_changed: reread` and `overwrite`: read the target's version and write again, at most three times."""
-    if writeback.if_changed not in ("reread", "overwrite") or writeback.reader is None:
-        return receipts
-    for _ in range(TRIES_AFTER_CONFLICT):
-        rows = [row for row, receipt in enumerate(receipts) if receipt.outcome is Outcome.CONFLICT]
-        if not rows:
-            break
-        found = await _in_thread(writeback, writeback.reader.read, [writes[row].key for row in rows])
-        again = {
-            row: msgspec.structs.replace(writes[row], expected=record["@version"])
-            for row, record in zip(rows, found, strict=True)
-            if record is not None
-        }
-        if not again:
-            break
-        for row, receipt in zip(again, await _put(writeback, list(again.values()), hold), strict=True):
-            receipts[row] = receipt
-    return receipts
-
-
-def _settle(writeback: Writeback, each: Incoming, write: Write, receipt: Receipt, settled: Settled) -> None:
-    """The one place where an outcome becomes a fate."""
-    if receipt.outcome is Outcome.CONFLICT:
-        fate = Fate.SUPERSEDED if writeback.if_changed == "newer_comes" else Fate.DEAD
-    else:
-        fate = FATES[receipt.outcome]
-    if fate is Fate.DEAD:
-        code, reason = receipt.code or receipt.outcome.value, receipt.reason or "the target refused it"
-        settled.dead(each, "put", code, reason, write=write, writeback=writeback.name, receipt=receipt)
-    else:
-        settled.written(each, fate, write, writeback.name, receipt)
-
-
-async def _in_thread(writeback: Writeback, call: Callable[[Any, float], _T], what: Any) -> _T:
-    deadline = writeback.clock.monotonic() + writeback.total_timeout
-    return await writeback.threads.call(call, what, deadline, patience=writeback.total_timeout)

@@ -3,7 +3,7 @@
 from zoneinfo import ZoneInfo
 
 from connectors.contract import Idempotency, Problem, Report
-from connectors.errors import CrossdockError, SystemFault
+from connectors.errors import CredentialsRefused, CrossdockError, SystemFault
 from connectors.rest.config import PageNumber, RecordOffset, RestSourceConfig, RestWritebackConfig
 from connectors.rest.pages import Pages
 from connectors.rest.position import CursorReader
@@ -27,13 +27,15 @@ def check_source(config: RestSourceConfig, wire: Wire, zone: ZoneInfo | None) ->
     """Asks for the first page and looks at its first records.
 
     Raises:
-        Retriable, AuthExpired: the system cannot be asked now.
+        Retriable, CredentialsRefused: the system cannot be asked now.
     """
     reader = CursorReader(config.cursor, zone) if config.cursor is not None else None
     pages = Pages(config, wire)
     walk = pages.walk("" if reader is None else reader.asked(None), config.page)
     try:
         records = pages.read(walk, wire.clock.monotonic() + wire.patience)
+    except CredentialsRefused:
+        raise
     except SystemFault as fault:
         return Report([Problem(_place_of(fault), fault.message)])
     report = Report(guarantees=_of_source(config))
@@ -51,14 +53,17 @@ def check_sink(config: RestWritebackConfig, wire: Wire) -> Report:
     """Asks for the collection, as no record is known here: any answer but a refusal of everything is good.
 
     Raises:
-        Retriable: the system cannot be reached.
+        Retriable, CredentialsRefused: the system cannot be reached, or does not let us in.
     """
     collection = config.path.partition("{")[0].rstrip("/") or "/"
     answer = wire.call("GET", collection, deadline=wire.clock.monotonic() + wire.patience)
     action = Rules(()).action(answer)
     report = Report(guarantees=[_HOLDS[config.idempotency]])
     if action in {Action.AUTH, Action.FAULT}:
-        report.problems.append(Problem(("system",), failure_of(action, answer, f"GET {collection}", None).message))
+        failure = failure_of(action, answer, f"GET {collection}", None)
+        if isinstance(failure, CredentialsRefused):
+            raise failure
+        report.problems.append(Problem(("system",), failure.message))
     if config.if_match is None and config.post is None:
         report.guarantees.append("no if_match: a change that another made meanwhile is overwritten")
     return report

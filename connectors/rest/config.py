@@ -230,6 +230,10 @@ class RestWritebackConfig(WritebackConfig):
         return self.path.partition("{")[0].strip("/").replace("/", ".")
 
     @property
+    def guards_version(self) -> bool:
+        return self.if_match is not None
+
+    @property
     def expected_path(self) -> str | None:
         return self.if_match
 

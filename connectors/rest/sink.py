@@ -11,8 +11,9 @@
 | 400, 404, 410, 413, 415, 422                 | rejected                                                            |
 | 408, 425, 429, 5xx                           | retry; 429 and 503 pause the whole system as long as they ask       |
 | 408, 5xx and the class may not be repeated   | unknown: a gateway does not know either                             |
-| 401, 403, a page for people                  | AuthExpired, SystemFault                                            |
+| 401, a login form; 403, another page          | CredentialsRefused; SystemFault                                     |
 | none                                         | unknown if anything was sent, else retry                            |
+| refused with one status, 20 in a row         | the rest is not sent: retry, with the code suspected                |
 """
 
 import hashlib
@@ -24,7 +25,9 @@ from urllib.parse import quote
 
 from connectors.contract import Capabilities, Idempotency, Report
 from connectors.errors import CrossdockError, Rejected, Retriable, SystemFault, Unknown
+from connectors.failpoints import failpoint
 from connectors.http import HttpAnswer
+from connectors.refusals import Refusals
 from connectors.rest.config import RestWritebackConfig
 from connectors.rest.etag import for_if_match, same
 from connectors.rest.rules import Action, Rules, body_of, failure_of, reason_of
@@ -69,17 +72,19 @@ class RestSink:
         return check_sink(self._config, self._wire)
 
     def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
-        broken = threading.Event()
+        broken, refusals = threading.Event(), Refusals()
 
         def one(write: Write) -> Receipt | CrossdockError:
             if broken.is_set():
                 return Receipt(Outcome.RETRY, reason="not sent: the system refuses everything")
+            if refusals.are_suspicious:
+                return refusals.not_sent()
             try:
-                return self._write(write, deadline)
+                return refusals.judged(self._write(write, deadline))
             except Retriable as failure:
                 return failure
             except Rejected as refusal:
-                return Receipt(Outcome.REJECTED, code=refusal.code, reason=refusal.message)
+                return refusals.judged(Receipt(Outcome.REJECTED, code=refusal.code, reason=refusal.message))
             except Unknown as failure:
                 return Receipt(Outcome.UNKNOWN, reason=failure.message)
             except CrossdockError as failure:
@@ -157,7 +162,10 @@ class RestSink:
         if self._config.idempotency is Idempotency.KEY:
             headers[self._config.idempotency_header] = header_safe(write.write_id)
         body = write.fields if self._config.post is None else {**write.key, **write.fields}
-        return self._wire.call(self._config.method, path, headers=headers, body=body, deadline=deadline)
+        failpoint("rest_before_call")
+        answer = self._wire.call(self._config.method, path, headers=headers, body=body, deadline=deadline)
+        failpoint("rest_after_call")
+        return answer
 
     def _read(self, key: Key, deadline: float) -> Record | None:
         answer = self._wire.call("GET", self._path(key), deadline=deadline)

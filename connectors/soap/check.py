@@ -3,15 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
-from zeep.xsd import ComplexType
-from zeep.xsd.types import builtins as xsd
-
 from connectors.clock import Clock
 from connectors.contract import Idempotency, Problem, Report
-from connectors.errors import ConfigError, CrossdockError, Rejected, Retriable
+from connectors.errors import ConfigError, CredentialsRefused, CrossdockError, Rejected, Retriable
 from connectors.soap.config import Cursor, SoapSourceConfig, SoapWritebackConfig
+from connectors.soap.library import ComplexType, xsd
 from connectors.soap.listing import Listing, LocatorExpired, answer_type, arguments
 from connectors.soap.rows import Field, fields_of
+from connectors.soap.transport import Calls
 from connectors.soap.wsdl import Operation, Service, nearest, walk
 
 _CURSOR_TYPES = {"datetime": (xsd.DateTime, xsd.String), "integer": (xsd.Integer, xsd.String)}
@@ -102,16 +101,30 @@ def reach(listing: Listing, config: SoapSourceConfig, clock: Clock, report: Repo
 
     Raises:
         Retriable: the service is away or busy; that says nothing about the configuration.
+        CredentialsRefused: nor does this.
     """
     since = config.cursor.start if config.cursor is not None else ""
     try:
         page = listing.page(since, clock.monotonic() + 30.0)
-    except Retriable:
+    except (Retriable, CredentialsRefused):
         raise
     except (CrossdockError, LocatorExpired) as error:
         report.problems.append(Problem(("operation",), str(error)))
     else:
         report.guarantees.append(f"{config.operation} answers; its first page has {len(page.rows)} records")
+
+
+def knock(service: Service, calls: Calls, config: SoapWritebackConfig, deadline: float, report: Report) -> None:
+    """An operation that writes cannot be tried: only whether the service is there, and takes our login.
+
+    Raises:
+        Retriable, CredentialsRefused: as in `reach`.
+    """
+    instead = calls.knock(service.knock, config.faults, deadline)
+    if instead is None:
+        report.guarantees.append("the service answers, and takes the login")
+    else:
+        report.problems.append(Problem(("system",), f"no SOAP service answers: {instead}"))
 
 
 def _check_arguments(found: _Findings, operation: Operation, config: SoapSourceConfig) -> None:

@@ -95,7 +95,7 @@ class Faults(Block):
 
     retry: frozenset[str] = frozenset()
     rejected: frozenset[str] = frozenset()
-    auth: frozenset[str] = Field(default=frozenset(), description="the session or login is not valid any more")
+    auth: frozenset[str] = Field(default=frozenset(), description="the login is refused")
 
 
 class More(Block):
@@ -207,6 +207,10 @@ class SoapWritebackConfig(WritebackConfig):
         default="omit", description="omit: the target keeps what it has; nil: xsi:nil is sent"
     )
     faults: Faults = Faults()
+
+    @property
+    def guards_version(self) -> bool:
+        return self.version is not None
 
     @property
     def object(self) -> str:

@@ -56,7 +56,7 @@ class Listing:
 
         Raises:
             LocatorExpired: the listing cannot go on; the next `page()` begins a new one.
-            Retriable, Throttled, AuthExpired, SystemFault, ConfigError: see `Calls.read`.
+            Retriable, Throttled, SystemFault, ConfigError: see `Calls.read`.
         """
         if self._locator is not None and self._more is not None:
             return self._read(self._more, self._go_on(self._locator), deadline)

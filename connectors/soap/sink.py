@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from lxml import etree
-from zeep.xsd import Nil
 
 from connectors.contract import Capabilities, Report
 from connectors.errors import ConfigError, Rejected, Unknown
-from connectors.soap.check import check_writeback
+from connectors.failpoints import failpoint
+from connectors.refusals import Refusals
+from connectors.soap.check import check_writeback, knock
 from connectors.soap.config import SoapWritebackConfig
+from connectors.soap.library import Nil
 from connectors.soap.listing import arguments, elements_at
 from connectors.soap.rows import Decoder, Field, fields_of
 from connectors.soap.transport import Calls
@@ -36,8 +38,11 @@ class SoapSink:
         return check_writeback(self._service, self._config)
 
     def check(self) -> Report:
-        """The same: an operation that writes cannot be tried."""
-        return self.lint()
+        """The same, and whether the service lets us in. Raises Retriable, CredentialsRefused."""
+        report = self.lint()
+        if not report.problems:
+            knock(self._service, self._calls, self._config, self._calls.deadline(), report)
+        return report
 
     def open(self) -> None:
         """Raises ConfigError if the operation or a path is not in the WSDL."""
@@ -50,7 +55,7 @@ class SoapSink:
 
         Raises:
             Rejected: the service refused the whole call with a Client fault, and did nothing.
-            Retriable, Throttled, AuthExpired, SystemFault, Unknown: as the contract says; Unknown also for results
+            Retriable, Throttled, SystemFault, Unknown: as the contract says; Unknown also for results
                 that do not fit the records one by one.
         """
         receipts: list[Receipt | None] = [None] * len(writes)
@@ -62,10 +67,13 @@ class SoapSink:
                 receipts[place] = _refused(error)
         request = self._request(records, receipts)
         if request is not None:
+            failpoint("soap_before_call")
             answer = self._calls.write(self._operation, request, self._config.faults, deadline)
+            failpoint("soap_after_call")
             for place, receipt in zip(records, self._receipts(answer, list(records.values())), strict=True):
                 receipts[place] = receipt
-        return [receipt for receipt in receipts if receipt is not None]
+        refusals = Refusals()
+        return [refusals.judged(receipt) for receipt in receipts if receipt is not None]
 
     def _request(self, records: dict[int, Record], receipts: list[Receipt | None]) -> Request | None:
         """The call for all records that the WSDL allows. The others leave `records`, and get a receipt each."""

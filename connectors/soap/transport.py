@@ -7,13 +7,17 @@ the HTTP call, the first parse and the judgement are ours.
 from lxml import etree
 
 from connectors.clock import Clock
-from connectors.errors import CrossdockError, Retriable, SystemFault, Throttled, Unknown
+from connectors.errors import CredentialsRefused, CrossdockError, Retriable, SystemFault, Throttled, Unknown
+from connectors.html import is_page
 from connectors.http import HttpAnswer, HttpClient
 from connectors.limits import RateLimit
 from connectors.soap.config import Faults
 from connectors.soap.envelope import Unreadable, body_of, local, parse
-from connectors.soap.faults import fault_error, fault_in, http_error, is_page
+from connectors.soap.faults import fault_error, fault_in, http_error
 from connectors.soap.wsdl import Operation, Request
+
+_A_CHECK = 30.0
+"""Seconds."""
 
 
 class Calls:
@@ -22,12 +26,16 @@ class Calls:
     def __init__(self, address: str, client: HttpClient, limit: RateLimit, clock: Clock) -> None:
         self._address, self._client, self._limit, self._clock = address, client, limit, clock
 
+    def deadline(self) -> float:
+        """For a call that nobody waits for but a check."""
+        return self._clock.monotonic() + _A_CHECK
+
     def read(self, operation: Operation, request: Request, faults: Faults, deadline: float) -> etree._Element:
         """The answer's element of an operation that changes nothing, so that every doubt means: ask again.
 
         Raises:
             Retriable, Throttled: the system is away or busy, or its answer did not arrive whole.
-            AuthExpired, SystemFault: the system refuses everything, or answers something else.
+            CredentialsRefused, SystemFault: the system refuses everything, or answers something else.
             Rejected: it refuses these arguments.
         """
         try:
@@ -50,6 +58,38 @@ class Calls:
             return self._call(operation, request, faults, deadline)
         except _Unusable as error:
             raise Unknown(error.message) from error
+
+    def knock(self, request: Request, faults: Faults, deadline: float) -> str | None:
+        """Sends a call that has no operation, to see whether the service listens and takes our login.
+
+        Returns:
+            None if a SOAP service answered, whatever it said; else what is there in its place.
+
+        Raises:
+            Retriable, Throttled: it is away or busy.
+            CredentialsRefused: as it says.
+        """
+        try:
+            answer = self._client.request(
+                "POST", self._address, headers=request.headers, content=request.content, deadline=deadline
+            )
+        except Unknown as error:
+            raise Retriable(error.message, detail=error.detail) from error
+        try:
+            body = body_of(parse(answer.body))
+        except Unreadable:
+            body = None
+        fault, now = (None if body is None else fault_in(body)), self._clock.now()
+        if fault is not None:
+            said = fault_error(fault, answer.status, answer.headers, faults, now)
+        elif body is None or answer.status == 401:
+            said = http_error(answer.status, answer.headers, answer.body, now)
+        else:
+            return None
+        away = isinstance(said, Retriable) and answer.status != 500  # 500 is how SOAP 1.1 says anything at all
+        if away or isinstance(said, CredentialsRefused):
+            raise said
+        return said.message if body is None and answer.status != 500 else None
 
     def _call(self, operation: Operation, request: Request, faults: Faults, deadline: float) -> etree._Element:
         answer = self._client.request(

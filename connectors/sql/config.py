@@ -123,6 +123,14 @@ class SqlWritebackConfig(WritebackConfig):
         return self.table
 
     @property
+    def guards_version(self) -> bool:
+        return self.version is not None
+
+    @property
+    def replaces(self) -> bool:
+        return self.insert is None
+
+    @property
     def expected_path(self) -> str | None:
         if self.version is None:
             return None

@@ -8,6 +8,7 @@
 | rule `newer`, the row's version is not older       | stale                                                 |
 | rule `equals`, the row's version is another        | conflict                                              |
 | no such row (update), data or a constraint refuses | rejected: found by halves, the rest of the batch goes |
+| refused for one reason, 20 in a row                | the rest is not tried: retry, with the code suspected |
 | deadlock, lock, shutdown, connection lost          | Retriable: nothing happened                           |
 | connection lost while committing                   | Unknown                                               |
 
@@ -22,6 +23,7 @@ import sqlalchemy as sa
 from connectors.contract import Capabilities, Idempotency, Report
 from connectors.errors import CrossdockError, Rejected, Unknown
 from connectors.failpoints import failpoint
+from connectors.refusals import Refusals
 from connectors.sql.config import SqlWritebackConfig
 from connectors.sql.database import Database
 from connectors.sql.errors import code_of, failure_of, message_of
@@ -84,13 +86,18 @@ class SqlSink:
             return self._target.read(connection, keys)
 
     def _transaction(self, writes: Sequence[Write], deadline: float, *, by_halves: bool) -> list[Receipt]:
+        refusals = Refusals()
         with self._database.writing(deadline, self._place) as connection:
-            receipts = self._by_halves(connection, writes) if by_halves else self._write(connection, writes)
+            if by_halves:
+                receipts = self._by_halves(connection, writes, refusals)
+            else:
+                receipts = [refusals.judged(receipt) for receipt in self._write(connection, writes)]
             failpoint("sql_before_commit")
             try:
                 connection.commit()
             except sa.exc.DBAPIError as error:
                 raise self._of_commit(error) from error
+            failpoint("sql_after_commit")
         return receipts
 
     def _of_commit(self, error: sa.exc.DBAPIError) -> CrossdockError:
@@ -101,8 +108,10 @@ class SqlSink:
             return Unknown(f"{self._place}: the connection was lost while committing ({message_of(error)})")
         return failure_of(error, self._place)
 
-    def _by_halves(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Receipt]:
-        """Halves, each in a savepoint, until the refused records stand alone."""
+    def _by_halves(self, connection: sa.Connection, writes: Sequence[Write], refusals: Refusals) -> list[Receipt]:
+        """Halves, each in a savepoint, until the refused records stand alone or there are too many in a row."""
+        if refusals.are_suspicious:
+            return [refusals.not_sent()] * len(writes)
         try:
             with connection.begin_nested():
                 receipts = self._write(connection, writes)
@@ -110,15 +119,16 @@ class SqlSink:
                     connection.exec_driver_sql(
                         "SET CONSTRAINTS ALL IMMEDIATE"
                     )  # a deferred one would speak at the commit
-                return receipts
+            return [refusals.judged(receipt) for receipt in receipts]
         except sa.exc.DBAPIError as error:
             refusal = failure_of(error, self._place)
             if not isinstance(refusal, Rejected):
                 raise refusal from error
         if len(writes) == 1:
-            return [Receipt(Outcome.REJECTED, code=refusal.code, reason=refusal.message)]
+            return [refusals.judged(Receipt(Outcome.REJECTED, code=refusal.code, reason=refusal.message))]
         middle = len(writes) // 2
-        return [*self._by_halves(connection, writes[:middle]), *self._by_halves(connection, writes[middle:])]
+        first = self._by_halves(connection, writes[:middle], refusals)
+        return [*first, *self._by_halves(connection, writes[middle:], refusals)]
 
     def _write(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Receipt]:
         if self._config.idempotency is not Idempotency.LEDGER:

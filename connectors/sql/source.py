@@ -7,7 +7,7 @@ overlap that were seen are dropped. After a restart the overlap is emitted again
 import hashlib
 from collections import deque
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -22,8 +22,10 @@ from connectors.sql.position import Reached, reached
 from connectors.sql.rows import Row, Rows
 from connectors.sql.tables import reflected
 from schemas.change import Batch, Change
-from schemas.values import Offset
+from schemas.values import Offset, rfc3339
+from schemas.version import Version, position_of
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _REMEMBERED = 500_000
 """Rows of the overlap that are remembered at most; more are emitted again, with the same event ids."""
 
@@ -38,7 +40,8 @@ class SqlSource:
     def tasks(self) -> Sequence[TaskSpec]:
         depends = self._config.model_dump(mode="json", include={"system", "table", "columns", "key", "read"})
         digest = hashlib.blake2b(msgspec.json.encode(depends, order="sorted"), digest_size=8).hexdigest()
-        return [TaskSpec(self._name, digest)]
+        read = {f"read.{name}": value for name, value in depends.pop("read").items()}
+        return [TaskSpec(self._name, digest, {**depends, **read})]
 
     def task(self, name: str) -> "SqlSourceTask":
         assert name == self._name
@@ -94,6 +97,28 @@ class SqlSourceTask:
 
     def ack(self, offset: Offset) -> None:
         """The database keeps no position for us."""
+
+    def offset_at(self, moment: datetime) -> Offset:
+        """`Rewindable`: everything from that time on, the time itself included."""
+        return Reached((self._rows.cursor.since(moment),), None).offset(self._rows.cursor)
+
+    def count_between(self, start: Offset | None, end: Offset | None, deadline: float) -> int:
+        """`Countable`. The overlap does not count: its rows are read again at each look."""
+        cursor, width = self._rows.cursor, len(self._config.order)
+        after, until = reached(start, cursor, width).at, reached(end, cursor, width).at
+        if end is not None and until is None:
+            return 0  # nothing is before the beginning
+        with self._database.reading(deadline, self._place) as connection:
+            return self._rows.count(connection, after, until)
+
+    def went_back(self, newest: str, deadline: float) -> str | None:
+        """`Comparing`: one look at the end of the cursor's index."""
+        with self._database.reading(deadline, self._place) as connection:
+            found = self._rows.newest(connection)
+        if found is None or position_of(found + self._overlap) >= Version.parse(newest).position:
+            return None
+        read = rfc3339(_EPOCH + Version.parse(newest).position * timedelta(microseconds=1))
+        return f"the newest {self._config.read.timestamp} is {rfc3339(found)}, and {read} was read before"
 
     def close(self) -> None:
         self._look = None

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 from connectors.clock import Clock, SystemClock
 from connectors.errors import Fatal, Retriable
+from crossdock.checker.judge import Verdict
 from crossdock.demo import dataset
-from crossdock.demo.account import Account, total
 from crossdock.demo.explain import explained
 from crossdock.demo.faults import Scene, faults_of
 from crossdock.demo.naive import NaivePoller
@@ -18,7 +19,7 @@ from crossdock.demo.play import Play
 from crossdock.demo.screen import Flow, Screen, print_json
 from crossdock.demo.stage import Stage, configuration_folder, stop_kept
 from crossdock.demo.usage import Usage
-from crossdock.demo.verdict import TARGETS, accounts, behind, topics_of
+from crossdock.demo.verdict import TARGETS, accounts, behind, topics_of, total
 from crossdock.supervisor import Supervised
 from streams.admin import Admin
 
@@ -56,6 +57,7 @@ def run(options: Options) -> int:
         return 0
     if (options.folder / "stage.json").is_file():
         raise Fatal(f"a demo was left running under {options.folder}; end it with `crossdock demo --stop`")
+    signal.signal(signal.SIGTERM, _interrupt)
     screen = Screen(clock, for_program=options.as_json)
     demo = Demo(options, clock, screen)
     try:
@@ -67,6 +69,11 @@ def run(options: Options) -> int:
     if options.as_json:
         print_json(json.dumps(demo.summary(found_accounts, good)))
     return 0 if good else 1
+
+
+def _interrupt(number: int, frame: object) -> None:  # noqa: ARG001 - signal's own signature
+    """SIGTERM ends what was started, as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 class Demo:
@@ -83,7 +90,7 @@ class Demo:
         self._naive_lost = 0
         self._explained: list[str] = []
 
-    def play(self) -> dict[str, Account]:
+    def play(self) -> dict[str, Verdict]:
         """From empty systems to the account."""
         self._prepare()
         play = Play(
@@ -119,7 +126,7 @@ class Demo:
             worker.stop()
         self.stage.stop()
 
-    def tell(self, found: dict[str, Account]) -> None:
+    def tell(self, found: dict[str, Verdict]) -> None:
         """The account, and what comes next, for people."""
         say = self._screen.say
         self._screen.account(found)
@@ -144,7 +151,7 @@ class Demo:
         say(f"everything lies under {self.stage.folder}; remove it with: rm -r {self.stage.folder}")
         say("next: crossdock lint config    crossdock --help    make test")
 
-    def summary(self, found: dict[str, Account], good: bool) -> dict[str, Any]:
+    def summary(self, found: dict[str, Verdict], good: bool) -> dict[str, Any]:
         """The JSON object of `--json`."""
         addresses = self.stage.addresses
         return {
@@ -245,14 +252,14 @@ class Demo:
         for pipeline in TARGETS:
             topics = topics_of(pipeline)
             flows[pipeline] = Flow(
-                read=admin.size(topics.changes.name),
-                scored=admin.size(topics.enriched.name),
+                read=sum(admin.size(each.name) for each in topics.to_enrich),
+                scored=sum(admin.size(each.name) for each in topics.to_write),
                 settled=admin.size(topics.receipts.name),
                 behind=behind(admin, pipeline),
             )
         return flows
 
-    def _until_accounted(self) -> dict[str, Account]:
+    def _until_accounted(self) -> dict[str, Verdict]:
         """Looks again while something is missing: the last commit of a group may be a second old."""
         for attempt in itertools.count():
             found = accounts(self.stage)

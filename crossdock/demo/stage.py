@@ -55,9 +55,12 @@ class Addresses:
 class Stage:
     """The demo's servers. Each `start()` begins with empty systems."""
 
-    def __init__(self, folder: Path, clock: Clock, *, registry: Sequence[str] = ()) -> None:
-        """`registry` are further arguments for that system's own command line: its quirks."""
-        self.folder, self._clock, self._registry = folder.absolute(), clock, list(registry)
+    def __init__(
+        self, folder: Path, clock: Clock, *, registry: Sequence[str] = (), stations: Sequence[str] = ()
+    ) -> None:
+        """`registry` and `stations` are further arguments for these systems' own command lines: their quirks."""
+        self.folder, self._clock = folder.absolute(), clock
+        self._registry, self._stations = list(registry), list(stations)
         self.passwords = {
             "FLIGHTOPS_PASSWORD": secrets.token_urlsafe(12),
             "REGISTRY_PASSWORD": secrets.token_urlsafe(12),
@@ -100,7 +103,7 @@ class Stage:
             "kafka": self.broker.start,
             "flightops": self._start_flightops,
             "registry": lambda: self._serve("registry", "?wsdl", ["--wsdl", str(_wsdl()), *self._registry]),
-            "stations": lambda: self._serve("stations", "", []),
+            "stations": lambda: self._serve("stations", "", self._stations),
         }
         with ThreadPoolExecutor(len(begin)) as pool:
             started = {name: pool.submit(start) for name, start in begin.items()}

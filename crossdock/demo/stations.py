@@ -78,6 +78,7 @@ class StationsServer:
         self.reports = Reports(self.folder, self.clock)
         self.early = 0
         """Calls that came before the end of a pause that the server had asked for."""
+        self.refused_logins = 0
         self._calls, self._closed_until = 0, 0.0
         self._random = random.Random(self.quirks.seed)  # noqa: S311
         self._socket = _listening(self.port)
@@ -124,6 +125,7 @@ class StationsServer:
 
         async def answer(request: Request) -> Response:
             if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
+                self.refused_logins += 1
                 return _refused(Refusal(401, "a bearer token is needed", **{"WWW-Authenticate": "Bearer"}))
             try:
                 if busy:

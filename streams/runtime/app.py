@@ -7,9 +7,13 @@ off by its boot strategy, and our readers feed the channels of its agents.
 from collections.abc import Callable
 from typing import Any
 
-import faust
 import mode
-from faust.app import BootStrategy
+
+from connectors.later import put_off
+
+with put_off({"aiohttp": (), "aiohttp.client": ("ClientSession",)}):
+    import faust
+    from faust.app import BootStrategy
 
 __all__ = ["WorkerApp"]
 
@@ -34,6 +38,7 @@ class WorkerApp(faust.App):  # type: ignore[misc]
             "store": "memory://",
             "topic_disable_leader": True,
             "web_enabled": False,
+            "HttpClient": object,  # never used either; the default would load aiohttp
             "worker_redirect_stdouts": False,
             "stream_buffer_maxsize": 100_000,
             "agent_supervisor": mode.CrashingSupervisor,  # one that restarts an agent loses what it had in hand

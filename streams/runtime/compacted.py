@@ -1,7 +1,8 @@
-"""Reading compacted topics without a group: the newest value per key, or one key's newest value."""
+"""Reading topics without a group: the newest value of each key, once, or for as long as a worker lives."""
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -14,34 +15,96 @@ from streams.runtime.kafka import Kafka, stop_quietly
 from streams.runtime.lasting import Lasting
 from streams.topics import Topic
 
+log = logging.getLogger("crossdock.streams.compacted")
 
-async def newest_value(kafka: Kafka, topic: Topic, partition: int, key: bytes) -> bytes | None:
-    """The last committed value of one key; None if there is none or it was deleted.
+
+class TopicMissing(Exception):
+    """Kafka has no such topic."""
+
+
+async def newest_values(
+    kafka: Kafka, topic: Topic, partition: int, wanted: Callable[[bytes], bool]
+) -> dict[bytes, bytes]:
+    """The last committed value of each wanted key of a partition; keys that were deleted are not in it.
 
     Call it for a source offset only after the task was taken over: then no older owner can change it any more.
+
+    Raises:
+        KafkaError: Kafka does not answer.
+        TopicMissing: there is no such topic.
     """
+    found: dict[bytes, ConsumerRecord] = {}
+    async for record in committed(kafka, [TopicPartition(topic.name, partition)]):
+        if record.key is not None and wanted(record.key):
+            _keep(found, record)
+    return {key: record.value for key, record in found.items()}
+
+
+async def newest_of(
+    kafka: Kafka, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, dict[bytes, ConsumerRecord]]:
+    """The last committed record of every key that was not deleted. Waits for as long as the broker is away."""
+    while True:
+        found: dict[TopicPartition, dict[bytes, ConsumerRecord]] = {tp: {} for tp in partitions}
+        try:
+            async for record in committed(kafka, partitions):
+                _keep(found[TopicPartition(record.topic, record.partition)], record)
+        except (KafkaError, TopicMissing) as error:
+            log.warning("compacted.interrupted error=%r", error)
+            await asyncio.sleep(1.0)
+        else:
+            return found
+
+
+def _keep(found: dict[bytes, ConsumerRecord], record: ConsumerRecord) -> None:
+    if record.value is None:
+        found.pop(record.key, None)
+    else:
+        found[record.key] = record
+
+
+async def committed(kafka: Kafka, partitions: Sequence[TopicPartition]) -> AsyncGenerator[ConsumerRecord, None]:
+    """The committed records of these partitions, up to where they end now; each partition in its order.
+
+    It waits for the transactions that are open before that end: what is committed behind them would else not be seen.
+
+    Raises:
+        KafkaError: Kafka does not answer.
+        TopicMissing: there is no such topic.
+    """
+    left = await _not_empty(kafka, partitions)
+    if not left:
+        return
     consumer = kafka.viewer()
-    await consumer.start()
     try:
-        tp = TopicPartition(topic.name, partition)
-        consumer.assign([tp])
-        found: bytes | None = None
-        async for record in _to_the_end(consumer, tp):
-            if record.key == key:
-                found = record.value
-        return found
+        await consumer.start()
+        consumer.assign(list(left))
+        await consumer.seek_to_beginning(*left)
+        while left:
+            insides.check_errors(consumer)
+            for tp, records in (await consumer.getmany(*left, timeout_ms=500)).items():
+                for record in records:
+                    if record.offset < left[tp]:
+                        yield record
+            left = {tp: end for tp, end in left.items() if await consumer.position(tp) < end}
     finally:
         await stop_quietly(consumer)
 
 
-async def _to_the_end(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Any:
-    end = (await consumer.end_offsets([tp]))[tp]
-    await consumer.seek_to_beginning(tp)
-    while await consumer.position(tp) < end:
-        insides.check_errors(consumer)
-        for records in (await consumer.getmany(tp, timeout_ms=500)).values():
-            for record in records:
-                yield record
+async def _not_empty(kafka: Kafka, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    """Where those end that hold anything, open transactions included."""
+    consumer = kafka.viewer(committed=False)
+    try:
+        await consumer.start()
+        there = await consumer.topics()  # to ask for the end of a topic that is not there would wait for ever
+        for tp in partitions:
+            if tp.topic not in there:
+                raise TopicMissing(f"the topic {tp.topic} is missing")
+        begins = await consumer.beginning_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+        return {tp: end for tp, end in ends.items() if end > begins[tp]}
+    finally:
+        await stop_quietly(consumer)
 
 
 class Follower(Lasting):

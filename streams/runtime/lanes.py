@@ -5,9 +5,11 @@ process crashes and they come again. There is no third way: what can be waited f
 """
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
-from typing import Literal
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from aiokafka import ConsumerRecord, TopicPartition
 
@@ -50,31 +52,93 @@ class Hold:
             self._lanes.in_hand += 1
 
 
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """A topic whose records are not in a hurry: they go at a rate, and wait while those of the live topic are late."""
+
+    topic: str
+    live: str
+    late: float
+    """Seconds of age of a live record from which on the backfill waits."""
+    rate: float | None
+    """Records a second, for this worker."""
+
+
+YIELD = 0.25
+"""Seconds between two looks of a backfill that waits for its live topic."""
+
+
+class Aside(Protocol):
+    """What of partitions stands aside: parked events, calls that are in doubt."""
+
+    async def load(self, partitions: Sequence[TopicPartition]) -> None:
+        """Reads what earlier owners left of these partitions, and forgets all others."""
+        ...
+
+    def next_due(self, tp: TopicPartition) -> float | None:
+        """When something of it is to be looked at, in seconds of the clock's `monotonic()`; None = nothing is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How the lanes of one reader go about its topics."""
+
+    aside: Aside | None = None
+    """Knows what of a partition stands aside, and when it is to be looked at though nothing new came."""
+    backfills: Sequence[Backfill] = ()
+    """The topics that yield to live ones."""
+    coalesce: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that a topic's records wait for newer ones of their keys."""
+
+
 Work = Callable[[TopicPartition, Sequence[ConsumerRecord], Hold], Awaitable[None]]
 
 
 class Lanes:
     """All lanes of one reader, fed by one agent."""
 
-    def __init__(self, reader: Reader, clock: Clock, work: Work, crash: Crash) -> None:
+    def __init__(self, reader: Reader, clock: Clock, work: Work, crash: Crash, rules: "Rules | None" = None) -> None:
+        """
+        Args:
+            reader: of the group whose records are worked on.
+            clock: of the worker.
+            work: what is done with the records of one partition.
+            crash: ends the process.
+            rules: of the reader's topics.
+        """
+        rules = rules or Rules()
+        self._backfills = {each.topic: _Pace(each) for each in rules.backfills}
+        self._backfill_slot = _Slots(1)
+        self._locks: dict[TopicPartition, asyncio.Lock] = {}
+        self._in_work: dict[TopicPartition, float] = {}
+        self._coalesce = rules.coalesce
         self.in_hand, self.slots = 0, _Slots(AT_ONCE)
-        self.reader, self._clock, self._work, self._crash = reader, clock, work, crash
-        self._stage = "writeback" if ".write." in reader.group.name else "enrich"
+        self.reader, self._clock, self._work, self._crash, self._aside = reader, clock, work, crash, rules.aside
+        self._writes = ".write." in reader.group.name
         self._queues: dict[TopicPartition, tuple[deque[Batch], asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        reader.settle, reader.abandon = self._settle, self._abandon
+        reader.begin, reader.settle, reader.abandon = self._begin, self._settle, self._abandon
 
     async def run(self, stream: AsyncIterable[Batch]) -> None:
-        """The body of the agent: sorts batches into lanes, and starts a lane for a partition that is new."""
+        """The body of the agent: sorts batches into lanes."""
         async for batch in stream:
-            if not batch.live:
-                continue
-            if batch.tp not in self._queues:
-                self._queues[batch.tp] = (deque(), asyncio.Event())
-                self._tasks.append(asyncio.create_task(self._lane(batch.tp), name=f"lane {batch.tp}"))
-            queue, ready = self._queues[batch.tp]
-            queue.append(batch)
-            ready.set()
+            if batch.live:
+                queue, ready = self._queues[batch.tp]
+                queue.append(batch)
+                ready.set()
+
+    def _begin(self, partitions: Sequence[TopicPartition]) -> None:
+        """A lane for each partition of a new assignment; none works before what stands aside of all is known."""
+        known = asyncio.create_task(self._known(partitions), name="aside")
+        self._queues = {tp: (deque(), asyncio.Event()) for tp in partitions}
+        lanes = [asyncio.create_task(self._lane(tp, known), name=f"lane {tp}") for tp in partitions]
+        self._tasks = [known, *lanes]
+
+    async def _known(self, partitions: Sequence[TopicPartition]) -> None:
+        if self._aside is not None and partitions:
+            failpoint("writeback_before_aside")
+            await self._aside.load(partitions)
 
     async def _settle(self, deadline: float) -> None:
         while self.in_hand and self._clock.monotonic() < deadline:  # noqa: ASYNC110 - once per rebalance, no hot path
@@ -86,34 +150,122 @@ class Lanes:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _lane(self, tp: TopicPartition) -> None:
+    async def _lane(self, tp: TopicPartition, known: "asyncio.Task[None]") -> None:
         queue, ready = self._queues[tp]
         try:
             with living(self.reader.pulse(tp)):
+                await asyncio.shield(known)
                 while True:
-                    while not queue:
-                        ready.clear()
-                        await ready.wait()
-                    await self._step(tp, queue)
+                    ready.clear()
+                    if queue or await self._woken(tp, ready):
+                        await self._gather(tp, queue)
+                        await self._step(tp, queue)
+                    else:
+                        await self._look_aside(tp)
         except BaseException as error:  # a defect: the supervisor starts the process again
             if isinstance(error, asyncio.CancelledError) and was_cancelled():
                 raise
             self.reader.work_raised = True
             await self._crash(error)
 
+    async def _woken(self, tp: TopicPartition, ready: asyncio.Event) -> bool:
+        """Waits for a batch. False = none came, and something that stands aside is due."""
+        due = None
+        if self._aside is not None and tp.topic not in self._backfills:
+            due = self._aside.next_due(tp)
+        timeout = None if due is None else max(0.0, due - self._clock.monotonic())
+        try:
+            await asyncio.wait_for(ready.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _look_aside(self, tp: TopicPartition) -> None:
+        """Work without records: nothing of it is acknowledged, as nothing of it was read."""
+        async with self._alone(tp), self.slots:
+            await self._do(tp, [])
+
     async def _step(self, tp: TopicPartition, queue: "deque[Batch]") -> None:
-        async with self.slots:
+        pace = self._backfills.get(tp.topic)
+        if pace is not None:
+            await self._yield_to_live(pace)
+        async with contextlib.AsyncExitStack() as stack:
+            if pace is not None:
+                await stack.enter_async_context(self._backfill_slot)
+            with rest():
+                await stack.enter_async_context(self._alone(tp))
+            await stack.enter_async_context(self.slots)
             batches = _merged(queue, min(MERGE_RECORDS, self.reader.group.batch))
             if not batches:
                 return
-            self.in_hand += 1
-            try:
-                await self._work(tp, [record for batch in batches for record in batch.records], Hold(self, tp))
-                failpoint(f"{self._stage}_before_acknowledge")
-                for batch in batches:
-                    batch.acknowledge()
-            finally:
-                self.in_hand -= 1
+            records = [record for batch in batches for record in batch.records]
+            if pace is not None:
+                pace.took(len(records), self._clock.monotonic())
+            await self._do(tp, records)
+            failpoint("writeback_before_acknowledge" if self._writes else "enrich_before_acknowledge")
+            for batch in batches:
+                batch.acknowledge()
+
+    async def _do(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
+        self.in_hand += 1
+        if records:
+            self._in_work[tp] = records[0].timestamp / 1000
+        try:
+            await self._work(tp, records, Hold(self, tp))
+        finally:
+            self._in_work.pop(tp, None)
+            self.in_hand -= 1
+
+    # Live and backfill, and writes that wait for newer ones
+
+    def _alone(self, tp: TopicPartition) -> asyncio.Lock:
+        """A partition's live records and those of its backfill are the same records': a sink never has a key twice."""
+        pace = self._backfills.get(tp.topic)
+        name = tp if pace is None else TopicPartition(pace.of.live, tp.partition)
+        return self._locks.setdefault(name, asyncio.Lock()) if self._writes else asyncio.Lock()
+
+    async def _yield_to_live(self, pace: "_Pace") -> None:
+        """Returns when it is the backfill's turn: live records are in time, and its rate has room."""
+        while self._age(pace.of.live) > pace.of.late or pace.free_at > self._clock.monotonic():
+            with rest():
+                await asyncio.sleep(YIELD)
+
+    def _age(self, topic: str) -> float:
+        """Seconds since the oldest record of a topic that waits or is worked on came to Kafka; 0 if there is none."""
+        came = [moment for tp, moment in self._in_work.items() if tp.topic == topic]
+        came += [_came(queue) for tp, (queue, _) in self._queues.items() if tp.topic == topic and queue]
+        now = self._clock.now().timestamp()
+        return now - min(came, default=now)
+
+    async def _gather(self, tp: TopicPartition, queue: "deque[Batch]") -> None:
+        """Where writes may be coalesced: waits for newer versions of what has come, within that time."""
+        wait = self._coalesce.get(tp.topic, 0.0)
+        while wait and queue and _count(queue) < MERGE_RECORDS:
+            left = _came(queue) + wait - self._clock.now().timestamp()
+            if left <= 0:
+                return
+            with rest():
+                await asyncio.sleep(min(left, YIELD))
+
+
+class _Pace:
+    """How fast one backfill goes."""
+
+    def __init__(self, of: Backfill) -> None:
+        self.of, self.free_at = of, 0.0
+
+    def took(self, count: int, now: float) -> None:
+        if self.of.rate is not None:
+            self.free_at = max(now, self.free_at) + count / self.of.rate
+
+
+def _count(queue: "deque[Batch]") -> int:
+    return sum(len(batch.records) for batch in queue)
+
+
+def _came(queue: "deque[Batch]") -> float:
+    """When the first record that waits came to Kafka."""
+    return float(queue[0].records[0].timestamp) / 1000
 
 
 def _merged(queue: "deque[Batch]", limit: int) -> list[Batch]:

@@ -58,3 +58,13 @@ def crashing(
             raise
 
     return guarded
+
+
+async def unless(hurry: asyncio.Event, awaited: Awaitable[None]) -> None:
+    """Returns when it has happened, or nothing is waited for any more."""
+    waits = {asyncio.ensure_future(awaited), asyncio.ensure_future(hurry.wait())}
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()

@@ -15,9 +15,9 @@ from mode import Service
 from connectors.clock import Clock
 from streams.runtime import insides
 from streams.runtime.kafka import Kafka, stop_quietly
-from streams.runtime.lasting import EndedByItself, Lasting, crashing, was_cancelled
+from streams.runtime.lasting import EndedByItself, Lasting, crashing, unless, was_cancelled
 from streams.runtime.pulse import Pulse, living
-from streams.runtime.reader import Group, unless
+from streams.runtime.reader import Group
 from streams.topics import ownership_partition
 
 Body = Callable[[asyncio.Event], Coroutine[Any, Any, None]]

@@ -50,6 +50,11 @@ def living(pulse: Pulse) -> Iterator[None]:
         _PRESENT.reset(token)
 
 
+def present() -> Pulse | None:
+    """That of the lane or source task that runs; None outside of them."""
+    return _PRESENT.get()
+
+
 def beat() -> None:
     """Something was done. Without effect outside of a lane or a source task."""
     pulse = _PRESENT.get()

@@ -16,7 +16,8 @@ from streams.admin import Admin
 from streams.runtime.attempts import CRASHES
 from streams.runtime.kafka import ConsumerRecord, Kafka
 from streams.runtime.lanes import MERGE_RECORDS, Hold, Lanes
-from streams.runtime.reader import READ_RECORDS, WINDOW_RECORDS, Batch, Group, Reader
+from streams.runtime.reader import Batch, Group, Reader
+from streams.runtime.window import READ_RECORDS, WINDOW_RECORDS
 from streams.topics import Topic
 
 PARTITIONS = 2

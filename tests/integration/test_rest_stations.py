@@ -15,7 +15,7 @@ import pytest
 
 from connectors.clock import SystemClock
 from connectors.contract import Checkable, Readable, SinkTask, SourceTask, System
-from connectors.errors import AuthExpired, Throttled
+from connectors.errors import CredentialsRefused, Throttled
 from connectors.rest.config import RestSourceConfig, RestSystemConfig, RestWritebackConfig
 from connectors.retry import Retrying
 from crossdock.demo.stations import Quirks, StationsServer
@@ -317,11 +317,15 @@ def test_a_refused_token_is_the_systems_trouble_and_no_records(
     changes, _ = drained(source_of(system))
     monkeypatch.setenv("STATIONS_TOKEN", "wrong")
     sink = sink_of(system)
-    with pytest.raises(AuthExpired) as refused:
+    with pytest.raises(CredentialsRefused) as refused:
         sink.put(writes_for(changes), soon())
     assert "wrong" not in str(refused.value) + refused.value.detail
-    with pytest.raises(AuthExpired):
+    with pytest.raises(CredentialsRefused):
         source_of(system).poll(10, soon())
+    for part in (sink, system.source(SOURCE, written=WRITTEN)):
+        assert isinstance(part, Checkable)
+        with pytest.raises(CredentialsRefused):  # the hub's health task tries a secret through `check` alone
+            part.check()
     sink.close()
 
 

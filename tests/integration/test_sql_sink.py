@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from connectors.clock import SystemClock
 from connectors.contract import Checkable, Readable, SinkTask
 from connectors.errors import ConfigError, CrossdockError, Rejected, Retriable, SystemFault, Unknown
+from connectors.refusals import is_suspected
 from connectors.retry import Retrying
 from connectors.sql.config import SqlSystemConfig, SqlWritebackConfig
 from connectors.sql.system import SqlSystem
@@ -237,6 +238,23 @@ def test_one_bad_row_among_five_hundred_stands_alone(postgresql: Place) -> None:
         each.key["id"] for each, receipt in zip(writes, receipts, strict=True) if receipt.outcome is not Outcome.APPLIED
     ] == [321]
     assert postgresql.run("SELECT count(*) FROM orders WHERE risk = 0.5")[0][0] == 499
+
+
+def test_a_table_that_was_changed_under_us_costs_twenty_refusals_and_the_rest_is_held(both: Place) -> None:
+    """I7: a new constraint of a vendor is no fault of five hundred records."""
+    more = ", ".join(f"({number}, 'old', '2026-01-01 00:00:00')" for number in range(10, 300))
+    both.run(f"INSERT INTO orders (id, note, updated_at) VALUES {more}")
+    writes = [write(number, 2.0 if number > 5 else 0.5) for number in range(1, 300)]
+    system, asked = both.system(), list[str]()
+    sink = Retrying(both.sink(system), CLOCK)
+    sa.event.listen(system.database.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    receipts = put(sink, *writes)
+    assert outcomes(receipts) == [Outcome.APPLIED] * 5 + [Outcome.REJECTED] * 20 + [Outcome.RETRY] * 274
+    assert sum(statement.startswith("SAVEPOINT") for statement in asked) < 60, "the rest was not tried"
+    assert all(is_suspected(receipt) for receipt in receipts[25:])
+    assert both.ledger() == [write(number, 0.5).write_id for number in range(1, 6)]
+    gone = put(both.sink(), *(write(number, 0.5) for number in range(1000, 1030)))
+    assert outcomes(gone) == [Outcome.REJECTED] * 20 + [Outcome.RETRY] * 10
 
 
 def test_a_deferred_constraint_refuses_its_row_alone_and_not_the_commit(postgresql: Place) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.errors import AuthExpired, Rejected, SystemFault, Throttled
+from connectors.errors import CredentialsRefused, Rejected, SystemFault, Throttled
 from connectors.http import HttpAnswer
 from connectors.rest.body import Unreadable, parse
 from connectors.rest.config import Response
@@ -125,7 +125,7 @@ def test_each_status_has_its_action(status: int, action: Action) -> None:
     assert Rules(()).action(answer(status)) is action
 
 
-def test_a_login_page_with_200_is_the_systems_fault() -> None:
+def test_a_page_for_people_with_200_is_the_systems_fault() -> None:
     for page in (
         answer(200, b"<html>", **{"Content-Type": "text/html"}),
         HttpAnswer(200, {}, b"  <!DOCTYPE html>", ""),
@@ -134,7 +134,15 @@ def test_a_login_page_with_200_is_the_systems_fault() -> None:
         assert action is Action.FAULT
         failure = failure_of(action, page, "GET /x", None)
         assert isinstance(failure, SystemFault)
-        assert failure.code == "login-page"
+        assert failure.code == "html"
+
+
+def test_a_login_form_with_200_says_that_the_credentials_are_refused() -> None:
+    form = b"<!doctype html><form><input name=u><input type='password'></form>"
+    page = answer(200, form, **{"Content-Type": "text/html"})
+    failure = failure_of(Rules(()).action(page), page, "GET /x", None)
+    assert isinstance(failure, CredentialsRefused)
+    assert failure.code == "credentials"
 
 
 def test_own_rules_come_first_and_see_errors_inside_a_200() -> None:
@@ -170,7 +178,7 @@ def test_failures_carry_what_to_do_about_them() -> None:
     throttled = failure_of(Action.RATE_LIMITED, answer(429), "GET /x", 3.0)
     assert isinstance(throttled, Throttled)
     assert throttled.retry_after == 3.0
-    assert isinstance(failure_of(Action.AUTH, answer(401), "GET /x", None), AuthExpired)
+    assert isinstance(failure_of(Action.AUTH, answer(401), "GET /x", None), CredentialsRefused)
 
 
 @pytest.mark.parametrize(
