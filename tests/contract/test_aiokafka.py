@@ -24,6 +24,8 @@ the place. The private names stand in `streams/runtime/insides.py` and nowhere e
 | outside of a transaction `send_batch()` raises `IllegalOperation` | `TaskTransactions` |
 | `stop()` waits for a broker that is away | `stop_quietly` |
 | the names of its loggers | `quiet_logs` |
+| `protocol.api` and `client.send()` take a request that aiokafka itself does not know | `topic_ids` |
+| the range assignor gives one number in several topics to one member | `Kafka.member` |
 """
 
 import asyncio
@@ -56,6 +58,7 @@ from crossdock.ports import free_port
 from streams.admin import Admin
 from streams.runtime import insides
 from streams.runtime.kafka import LOGGERS, Kafka, stop_quietly
+from streams.runtime.topic_ids import topic_ids
 from streams.topics import Topic
 
 
@@ -509,6 +512,47 @@ async def test_the_end_of_a_producer_waits_for_a_broker_that_is_away_and_its_bat
         assert (await sent).offset == 1
     finally:
         await asyncio.to_thread(broker.stop)
+
+
+async def test_a_topic_tells_its_id_and_one_that_was_made_anew_another(
+    broker: Broker, kafka: Kafka, topic: str
+) -> None:
+    first = await topic_ids(kafka, [topic, "none-such"])
+    assert list(first) == [topic]
+
+    def make_anew() -> None:
+        admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+        try:
+            admin.delete_topics([topic])
+        finally:
+            admin.close()
+
+    await asyncio.to_thread(make_anew)
+    await eventually(lambda: _is_gone(kafka, topic))
+    await asyncio.to_thread(make_topic, broker, Topic(topic, 2))
+    assert (await topic_ids(kafka, [topic]))[topic] != first[topic]
+
+
+async def _is_gone(kafka: Kafka, topic: str) -> bool:
+    return not await topic_ids(kafka, [topic])
+
+
+async def test_one_number_in_several_topics_has_one_owner(
+    kafka: Kafka, broker: Broker, topic: str, stack: AsyncExitStack
+) -> None:
+    other = f"{topic}-other"
+    await asyncio.to_thread(make_topic, broker, Topic(other, 2))
+    consumers = []
+    for instance in ("0", "1"):
+        consumer = kafka.member(f"{topic}.group", instance, 30)
+        consumer.subscribe([topic, other])
+        stack.push_async_callback(stop_quietly, consumer)
+        await consumer.start()
+        consumers.append(consumer)
+    await eventually(lambda: all(len(each.assignment()) == 2 for each in consumers))
+    for consumer in consumers:
+        (number,) = {tp.partition for tp in consumer.assignment()}
+        assert consumer.assignment() == {TopicPartition(topic, number), TopicPartition(other, number)}
 
 
 def test_the_loggers_whose_lines_we_limit_are_all_that_there_are() -> None:
