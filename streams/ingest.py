@@ -33,6 +33,7 @@ from streams.credentials import SystemCredentials
 from streams.offsets import OffsetRecord, Stored
 from streams.runtime.kafka import Kafka, KafkaError
 from streams.runtime.publisher import Outgoing
+from streams.runtime.pulse import rest
 from streams.runtime.transaction import Interrupted, NotMine, TaskTransactions
 from streams.topics import MAX_CHANGE, HubTopics, PipelineTopics, Topic, ownership_partition
 
@@ -296,9 +297,10 @@ class _Turn:
     async def rest(self, seconds: float) -> None:
         """Waits, but not beyond its end."""
         try:
-            async with asyncio.timeout(seconds):
-                while not self.is_over:
-                    await first_of(self._stop.wait(), self._control.moved.wait())
+            with rest():
+                async with asyncio.timeout(seconds):
+                    while not self.is_over:
+                        await first_of(self._stop.wait(), self._control.moved.wait())
         except TimeoutError:
             return
 
@@ -328,7 +330,8 @@ class _Patience:
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
+    with rest():
+        try:
+            await asyncio.wait_for(stop.wait(), seconds)
+        except TimeoutError:
+            return
