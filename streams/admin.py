@@ -149,6 +149,8 @@ class Admin:
         return found
 
     def _committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        if not partitions:
+            return {}  # no worker has made the topics yet
         try:
             found = self._client.list_group_offsets({group: list(partitions)})[group]
         except CoordinatorNotAvailableError:
@@ -256,5 +258,10 @@ class Admin:
 
     def members(self, group: str) -> list[str]:
         """Instance ids of a group's members."""
-        found = self._client.describe_groups([group])[group]
+        try:
+            found = self._client.describe_groups([group])[group]
+        except CoordinatorNotAvailableError:
+            return []  # a new cluster: there is no group yet
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not tell who is in {group}", detail=repr(error)) from error
         return sorted(member.get("group_instance_id") or member["member_id"] for member in found.get("members", []))

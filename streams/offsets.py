@@ -11,8 +11,8 @@ command's id, and goes on from there. With the id there it is carried out once, 
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -131,27 +131,41 @@ class Stored:
         return None if self.record is None else self.record.offset
 
 
+def in_hub(pipeline: str, spec: TaskSpec) -> TaskSpec:
+    """A task under its name in the hub, `<pipeline>/<system>.<object>`: several pipelines may read one table."""
+    return replace(spec, name=f"{pipeline}/{spec.name}")
+
+
+def at_source(task: str) -> str:
+    """The name that its source gave to it."""
+    return task.partition("/")[2]
+
+
 def origin_of(task: str) -> str:
     """What `ce_source` of its changes holds: `/<system>/<object>`."""
-    return f"/{task.replace('.', '/', 1)}"
+    return f"/{at_source(task).replace('.', '/', 1)}"
 
 
-async def was_read_before(kafka: Kafka, topics: Sequence[Topic], task: str) -> bool:
+async def was_read_before(kafka: Kafka, topics: Iterable[Topic], task: str) -> bool:
     """Whether changes of this task stand on Kafka. A task without an offset was never run, or lost it.
 
     Raises:
         KafkaError: Kafka does not answer.
+        Halted: a topic is gone.
     """
     origin = origin_of(task)
-    for tp in [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]:
-        looked_at = 0
-        async with contextlib.aclosing(committed(kafka, [tp])) as records:
-            async for record in records:
-                if header(record.headers, "ce_source") == origin:
-                    return True
-                looked_at += 1
-                if looked_at >= _LOOKED_AT:
-                    break
+    try:
+        for partition in [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]:
+            looked_at = 0
+            async with contextlib.aclosing(committed(kafka, [partition])) as records:
+                async for record in records:
+                    if header(record.headers, "ce_source") == origin:
+                        return True
+                    looked_at += 1
+                    if looked_at >= _LOOKED_AT:
+                        break
+    except TopicMissing as error:
+        raise missing(task, str(error)) from error
     return False
 
 

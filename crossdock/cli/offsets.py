@@ -35,7 +35,7 @@ def show_(
 
     found = look(folder, SystemClock(), subject)
     lines = [line for row in found["tasks"] for line in _task_lines(row)]
-    lines += [line for row in found["groups"] for line in _group_lines(row)]
+    lines += _groups_lines(found["groups"], each=subject is not None)
     show(found, "\n".join(lines) or "nothing has an offset yet", as_json=as_json)
 
 
@@ -136,10 +136,18 @@ def _task_lines(row: dict[str, Any]) -> list[str]:
     return [*lines, *_trouble_lines(row), *_move_lines(row)]
 
 
-def _group_lines(row: dict[str, Any]) -> list[str]:
-    at = row["mirrored"] if row["committed"] is None else row["committed"]
-    place = f"at {'the beginning' if at is None else at} of {row['begins']}..{row['ends']}, {row['lag']:,} behind"
-    return [f"{row['subject']}  {row['state']}  {place}", *_trouble_lines(row), *_move_lines(row)]
+def _groups_lines(rows: list[dict[str, Any]], *, each: bool) -> list[str]:
+    """A line for each topic of a group, and one for each partition that has something to tell."""
+    lines: list[str] = []
+    for name in dict.fromkeys(row["subject"].rpartition("/")[0] for row in rows):
+        ours = [row for row in rows if row["subject"].rpartition("/")[0] == name]
+        lines.append(f"{name}  {len(ours)} partitions, {sum(row['lag'] for row in ours):,} behind")
+        for row in ours:
+            if each or row["decide"] or row["waits"] or row["history"]:
+                at = row["mirrored"] if row["committed"] is None else row["committed"]
+                place = f"at {'the beginning' if at is None else at} of {row['begins']}..{row['ends']}"
+                lines += [f"{row['subject']}  {row['state']}  {place}", *_trouble_lines(row), *_move_lines(row)]
+    return lines
 
 
 def _trouble_lines(row: dict[str, Any]) -> list[str]:
@@ -147,15 +155,16 @@ def _trouble_lines(row: dict[str, Any]) -> list[str]:
 
 
 def _move_lines(row: dict[str, Any]) -> list[str]:
-    waits = row["waits"]
-    lines = (
-        [] if waits is None else [f"  a {waits['action']} by {waits['by']} waits for a worker since {waits['time']}"]
-    )
-    return lines + [
-        f"  {each['time']} {each['action']} by {each['by']}: {json.dumps(each['before'])} -> {json.dumps(each['after'])}"
-        f" ({each['reason']}){', undone' if each['undone'] else ''}"
-        for each in row["history"]
-    ]
+    lines = []
+    if row["waits"] is not None:
+        lines.append("  a {action} by {by} waits for a worker since {time}".format(**row["waits"]))
+    for each in row["history"]:
+        before, after, undone = json.dumps(each["before"]), json.dumps(each["after"]), each["undone"]
+        lines.append(
+            f"  {each['time']} {each['action']} by {each['by']}: {before} -> {after} ({each['reason']})"
+            f"{', undone' if undone else ''}"
+        )
+    return lines
 
 
 def _moved_lines(found: dict[str, Any], folder: Path, wish: "Wish") -> list[str]:
