@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +37,13 @@ from streams.derive import Derive
 from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
+from streams.offsets import in_hub
 from streams.only import Only
 from streams.pipeline import Pipeline
 from streams.runtime.kafka import Kafka, quiet_logs
+from streams.runtime.life import Life
 from streams.runtime.publisher import Publisher
+from streams.runtime.threads import Threads
 from streams.scope import compile_path
 from streams.topics import HubTopics, PipelineTopics
 from streams.worker import Parts, TargetSystem, app_of
@@ -73,7 +75,10 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     systems: dict[str, System] = {}
     try:
         systems |= {name: config.build(clock) for name, config in configuration.systems.items()}
-        return _run(build(configuration, systems, lock.name, clock))
+        parts = build(configuration, systems, lock.name, clock)
+        life = Life(lambda: app_of(parts), clock)
+        keep_for_good()
+        return life.run()
     finally:
         for system in systems.values():
             system.close()
@@ -96,22 +101,8 @@ def _supervise(folder: Path, instance: str | None) -> int:
     child.start()
     while not child.wait(0.5):
         pass
-    return child.exit_code or 0
-
-
-def _run(parts: Parts) -> int:
-    """Faust's worker: its loop, its signals, its exit code."""
-    import faust
-
-    worker = faust.Worker(
-        app_of(parts), loglevel="INFO", redirect_stdouts=False, override_logging=False, quiet=True, console_port=0
-    )
-    keep_for_good()
-    try:
-        worker.execute_from_commandline()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    code = child.exit_code or 0
+    return 0 if code == -signal.SIGTERM else abs(code)  # told before it could listen
 
 
 def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
@@ -200,7 +191,7 @@ class _Shared:
     """What all write-backs into one system have together."""
 
     gate: Gate
-    threads: ThreadPoolExecutor
+    threads: Threads
     budget: RetryBudget
     total_timeout: float
 
@@ -245,13 +236,14 @@ class _Context:
         source = source_of(self.configuration, self.systems, config.source)
         system = self.configuration.systems[config.source.system]
         specs = source.tasks()
-        threads = ThreadPoolExecutor(max_workers=len(specs), thread_name_prefix=f"source-{config.name}")
+        patience = system.timeouts.total.total_seconds()
+        threads = Threads(f"source-{config.name}", len(specs), patience, self.clock)
         prefix = self.configuration.hub.kafka.prefix
         return [
             Ingest(
                 pipeline=config.name,
                 source=source,
-                task=spec,
+                task=in_hub(config.name, spec),
                 kafka=self.kafka,
                 control=self.control,
                 topics=self.topics(config.name),
@@ -263,7 +255,7 @@ class _Context:
                 fresh=config.freshness.total_seconds() / 2,
                 every=config.source.every.total_seconds(),
                 limit=config.source.batch,
-                total_timeout=system.timeouts.total.total_seconds(),
+                total_timeout=patience,
                 threads=threads,
                 clock=self.clock,
             )
@@ -280,7 +272,7 @@ class _Context:
     def _target_system(self, name: str, blocks: list[tuple[PipelineConfig, WritebackConfig]]) -> TargetSystem:
         config = self.configuration.systems[name]
         gate = Gate(name, Breaker(self.clock), self.credentials[name], self.control, self.clock)
-        threads = ThreadPoolExecutor(max_workers=config.courtesy.concurrency, thread_name_prefix=f"write-{name}")
+        threads = Threads(f"write-{name}", config.courtesy.concurrency, self._drain(config), self.clock)
         shared = _Shared(gate, threads, RetryBudget(), self._drain(config))
         writebacks: dict[str, list[Writeback]] = {}
         for pipeline, block in blocks:
@@ -323,7 +315,8 @@ class _Context:
 
     def health(self) -> list[CredentialHealth]:
         """A task for each system that wants credentials: it alone tries a secret that nobody has tried."""
-        threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="health")
+        longest = max((each.timeouts.total.total_seconds() for each in self.configuration.systems.values()), default=0)
+        threads = Threads("health", 2, longest, self.clock)
         found: dict[str, Checkable] = {}
         for config in self.configuration.pipelines.values():
             source = source_of(self.configuration, self.systems, config.source)

@@ -33,6 +33,7 @@ from streams.credentials import SystemCredentials
 from streams.offsets import OffsetRecord, Stored
 from streams.runtime.kafka import Kafka, KafkaError
 from streams.runtime.publisher import Outgoing
+from streams.runtime.pulse import rest
 from streams.runtime.transaction import Interrupted, NotMine, TaskTransactions
 from streams.topics import MAX_CHANGE, HubTopics, PipelineTopics, Topic, ownership_partition
 
@@ -103,7 +104,7 @@ class Ingest:
             if move is not None:
                 stored = await self._move(stored, move, transactions)
             record = await self._trusted(stored)
-            task = self.source.task(self.task.name)
+            task = self.source.task(offsets.at_source(self.task.name))
             failpoint("ingest_before_open")
             try:
                 await self._in_thread(task.open, record.offset)
@@ -137,7 +138,7 @@ class Ingest:
 
     async def _numbered(self, at: Stored, offset: Offset | None) -> Offset | None:
         """The same offset, where the source numbers its versions itself with numbers that go on."""
-        task = self.source.task(self.task.name)
+        task = self.source.task(offsets.at_source(self.task.name))
         if not isinstance(task, Numbering):
             return offset
         highest = None if at.record is None else at.record.highest
@@ -296,9 +297,10 @@ class _Turn:
     async def rest(self, seconds: float) -> None:
         """Waits, but not beyond its end."""
         try:
-            async with asyncio.timeout(seconds):
-                while not self.is_over:
-                    await first_of(self._stop.wait(), self._control.moved.wait())
+            with rest():
+                async with asyncio.timeout(seconds):
+                    while not self.is_over:
+                        await first_of(self._stop.wait(), self._control.moved.wait())
         except TimeoutError:
             return
 
@@ -328,7 +330,8 @@ class _Patience:
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
+    with rest():
+        try:
+            await asyncio.wait_for(stop.wait(), seconds)
+        except TimeoutError:
+            return

@@ -12,7 +12,7 @@ command's id, and goes on from there. With the id there it is carried out once, 
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -131,9 +131,19 @@ class Stored:
         return None if self.record is None else self.record.offset
 
 
+def in_hub(pipeline: str, spec: TaskSpec) -> TaskSpec:
+    """A task under its name in the hub, `<pipeline>/<system>.<object>`: several pipelines may read one table."""
+    return replace(spec, name=f"{pipeline}/{spec.name}")
+
+
+def at_source(task: str) -> str:
+    """The name that its source gave to it."""
+    return task.partition("/")[2]
+
+
 def origin_of(task: str) -> str:
     """What `ce_source` of its changes holds: `/<system>/<object>`."""
-    return f"/{task.replace('.', '/', 1)}"
+    return f"/{at_source(task).replace('.', '/', 1)}"
 
 
 async def was_read_before(kafka: Kafka, topics: Iterable[Topic], task: str) -> bool:

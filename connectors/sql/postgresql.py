@@ -64,6 +64,10 @@ class PostgresTarget:
             for row in range(len(writes))
         ]
 
+    def look(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Found | None]:
+        found = self._found(connection, writes, range(len(writes)))
+        return [found.get(row) for row in range(len(writes))]
+
     def read(self, connection: sa.Connection, keys: Sequence[Key]) -> list[Record | None]:
         columns, records = self._columns, [None] * len(keys)
         names = [str(each.name) for each in (*columns.key, *columns.fields)]
@@ -128,10 +132,10 @@ class PostgresTarget:
             for i, each in enumerate(group):
                 names.append(f"{letter}{i}")
                 arrays.append(f"CAST(CAST(:{letter}{i} AS text[]) AS {_cast(each.type, self._dialect)}[])")
-        for letter, single in (("x", columns.version), ("r", columns.reference)):
-            if fields and single is not None:
+        for letter, extra in (("x", columns.version), ("r", columns.reference)):
+            if fields and extra is not None:
                 names.append(letter)
-                arrays.append(f"CAST(CAST(:{letter} AS text[]) AS {_cast(single.type, self._dialect)}[])")
+                arrays.append(f"CAST(CAST(:{letter} AS text[]) AS {_cast(extra.type, self._dialect)}[])")
         return f"unnest({', '.join(arrays)}) AS d({', '.join(names)})"
 
     def _quoted(self, each: sa.Column[Any]) -> str:

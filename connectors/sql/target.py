@@ -36,6 +36,10 @@ class Target(Protocol):
         """Writes, and says what became of each, in the same order."""
         ...
 
+    def look(self, connection: sa.Connection, writes: Sequence[Write]) -> list["Found | None"]:
+        """The rows beside what the writes want; None = there is none."""
+        ...
+
     def read(self, connection: sa.Connection, keys: Sequence[Key]) -> list[Record | None]:
         """See `connectors.contract.Readable`."""
         ...
@@ -121,14 +125,13 @@ def undecided(columns: Columns, found: "Found | None", *, update: bool) -> Recei
         if update:
             return Receipt(Outcome.REJECTED, code="missing", reason=f"{columns.table.name} has no row with this key")
         return Receipt(Outcome.RETRY, reason="the row was removed meanwhile")
-    if columns.rule == "newer":
-        if found.is_newer:
-            return Receipt(
-                Outcome.STALE, target_version=found.version, reason="the row holds this version or a newer one"
-            )
+    if columns.rule == "newer" and not found.is_newer:
         return Receipt(Outcome.RETRY, reason="the row changed meanwhile")
-    if found.same:
+    if found.same:  # whatever the versions say: our own write of an earlier attempt, or nothing to do
         return Receipt(Outcome.UNCHANGED, target_version=found.version)
+    if columns.rule == "newer":
+        reason = "the row holds this version or a newer one"
+        return Receipt(Outcome.STALE, target_version=found.version, reason=reason)
     if columns.rule == "equals":
         reason = f"{columns.version.name if columns.version is not None else ''} is not the one that was read"
         return Receipt(Outcome.CONFLICT, target_version=found.version, code="version", reason=reason)

@@ -17,7 +17,7 @@ from schemas.codec import Undecodable
 from schemas.values import rfc3339
 from streams.backoff import backoff
 from streams.index.database import IndexDatabase, Overtaken, Projected
-from streams.index.tables import Kind, row_of
+from streams.index.tables import Kind, Row, row_of
 from streams.runtime.kafka import ConsumerRecord, Kafka, KafkaError, TopicPartition
 from streams.runtime.tail import Tail
 from streams.topics import HubTopics, PipelineTopics, Topic
@@ -142,10 +142,11 @@ class Projection:
         projected.rows = self._rows(found)
         self._database.store(projected)
 
-    def _rows(self, found: Records) -> dict[Kind, list[dict[str, Any]]]:
-        rows: dict[Kind, list[dict[str, Any]]] = {}
+    def _rows(self, found: Records) -> dict[Kind, list[Row]]:
+        rows: dict[Kind, list[Row]] = {}
         for tp, records in found.items():
             kind = self._kinds[tp.topic]
+            into = rows.setdefault(kind, [])
             for record in records:
                 try:
                     row = row_of(kind, record)
@@ -154,7 +155,7 @@ class Projection:
                     log.warning("index.unreadable record=%s reason=%s (it is not in the index)", place, error)
                     continue
                 if row is not None:
-                    rows.setdefault(kind, []).append(row)
+                    into.append(row)
         return rows
 
     def _as_of(self, tail: Tail, found: Records, now: datetime) -> str | None:

@@ -17,8 +17,9 @@ SCHEMA = 1
 """Of the tables below; tables of another number are dropped and filled anew."""
 LONGEST_REASON = 500
 _NO_NUL = "\N{REPLACEMENT CHARACTER}"
-"""PostgreSQL takes no NUL in a text, and a record of anybody may hold one."""
-Row = dict[str, Any]
+_OF_NO_SOURCE = (b"group/", b"history/")
+"""Keys of the other records on `crossdock.offsets`."""
+Row = tuple[Any, ...]
 
 metadata = sa.MetaData()
 
@@ -121,78 +122,87 @@ class Kind(Enum):
 
 
 def row_of(kind: Kind, record: ConsumerRecord) -> Row | None:
-    """The row of a record; None for a tombstone, which takes nothing back here.
+    """The row of a record, in the order of its table's columns; None for one that is none, as a tombstone.
 
     Raises:
         Undecodable: it is not what its topic promises.
     """
     if record.value is None:
         return None
-    row = {"topic": record.topic, "partition": record.partition, "offset": record.offset, **_CONTENT[kind](record)}
-    return {name: value.replace("\0", _NO_NUL) if isinstance(value, str) else value for name, value in row.items()}
+    match kind:
+        case Kind.RECEIPTS:
+            return _receipt(record)
+        case Kind.DEAD:
+            return _letter(record)
+        case Kind.REVIEWS:
+            return _review(record)
+        case Kind.OFFSETS:
+            return _offset(record)
 
 
 def _receipt(record: ConsumerRecord) -> Row:
     found = decode(record.value, ReceiptRecord)
-    return {
-        "event_id": found.event_id,
-        "writeback": found.writeback,
-        "cause": None if found.write_id is None else found.write_id.rpartition("/")[2],
-        "key": canonical_key(found.key).decode(),
-        "version": found.version,
-        "fate": found.fate.value,
-        "outcome": None if found.outcome is None else found.outcome.value,
-        "reason": _short(found.reason),
-        "attempts": found.attempts,
-        "time": found.time,
-    }
+    return (
+        record.topic,
+        record.partition,
+        record.offset,
+        _clean(found.event_id),
+        found.writeback,
+        None if found.write_id is None else _clean(found.write_id.rpartition("/")[2]),
+        canonical_key(found.key).decode(),
+        _clean(found.version),
+        found.fate.value,
+        None if found.outcome is None else found.outcome.value,
+        None if found.reason is None else _clean(found.reason[:LONGEST_REASON]),
+        found.attempts,
+        found.time,
+    )
 
 
 def _letter(record: ConsumerRecord) -> Row:
     found = decode(record.value, DeadLetter)
-    return {
-        "event_id": found.event_id,
-        "writeback": found.writeback,
-        "key": _text(found.key),
-        "stage": found.stage,
-        "code": found.code,
-        "reason": _short(found.reason),
-        "fingerprint": found.fingerprint,
-        "attempts": found.attempts,
-        "origin_topic": found.topic,
-        "origin_partition": found.partition,
-        "origin_offset": found.offset,
-        "first_seen": found.first_seen,
-        "last_seen": found.last_seen,
-    }
+    return (
+        record.topic,
+        record.partition,
+        record.offset,
+        None if found.event_id is None else _clean(found.event_id),
+        found.writeback,
+        None if found.key is None else _clean(found.key.decode("utf-8", "replace")),
+        found.stage,
+        _clean(found.code),
+        _clean(found.reason[:LONGEST_REASON]),
+        found.fingerprint,
+        found.attempts,
+        found.topic,
+        found.partition,
+        found.offset,
+        found.first_seen,
+        found.last_seen,
+    )
 
 
 def _review(record: ConsumerRecord) -> Row:
     found = decode_event(record.value)
-    return {
-        "event_id": header(record.headers, "ce_id"),
-        "key": canonical_key(found.key).decode(),
-        "version": found.version,
-        "timestamp": record.timestamp,
-    }
+    event_id = header(record.headers, "ce_id")
+    return (
+        record.topic,
+        record.partition,
+        record.offset,
+        None if event_id is None else _clean(event_id),
+        canonical_key(found.key).decode(),
+        _clean(found.version),
+        record.timestamp,
+    )
 
 
-def _offset(record: ConsumerRecord) -> Row:
+def _offset(record: ConsumerRecord) -> Row | None:
+    if record.key is None or record.key.startswith(_OF_NO_SOURCE):
+        return None
     found = decode(record.value, OffsetRecord)
-    return {
-        "task": found.task,
-        "position": encode(found.offset).decode(),
-        "changes": found.changes,
-        "time": found.time,
-    }
+    position = encode(found.offset).decode()
+    return (record.topic, found.task, record.partition, record.offset, position, found.changes, found.time)
 
 
-_CONTENT = {Kind.RECEIPTS: _receipt, Kind.DEAD: _letter, Kind.REVIEWS: _review, Kind.OFFSETS: _offset}
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "replace")
-
-
-def _short(reason: str | None) -> str | None:
-    return None if reason is None else reason[:LONGEST_REASON]
+def _clean(text: str) -> str:
+    """PostgreSQL takes no NUL in a text, and a record of anybody may hold one."""
+    return text.replace("\0", _NO_NUL) if "\0" in text else text

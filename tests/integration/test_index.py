@@ -142,10 +142,13 @@ def fill(hub: Hub, count: int = 20) -> None:
     hub.publish(hub.topics.dead, [letter(n, f"{n} is too large") for n in range(3)] + [letter(9, "no such row")])
     event = encode(EventValue(op="upsert", key={"id": 5}, version="1"))  # type: ignore[arg-type]
     hub.publish(hub.topics.review, [Outgoing(b"5", event, [("ce_id", b"drop/orders/5@1~ab")])])
-    hub.publish(hub.shared.offsets, [offset("drop.orders", 1), offset("drop.orders", 20)])
+    others = [Outgoing(b"group/x", b"{}"), Outgoing(b"history/drop.orders", b"{}")]
+    hub.publish(hub.shared.offsets, [offset("drop.orders", 1), *others, offset("drop.orders", 20)])
 
 
-def test_what_is_on_kafka_stands_in_the_index_and_answers_say_as_of_when(hub: Hub) -> None:
+def test_what_is_on_kafka_stands_in_the_index_and_answers_say_as_of_when(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
     fill(hub)
     with opened(hub.configuration) as database:
         catch_up(hub.configuration, database)
@@ -159,6 +162,7 @@ def test_what_is_on_kafka_stands_in_the_index_and_answers_say_as_of_when(hub: Hu
         assert [(group["count"], group["code"]) for group in groups.rows] == [(1, "23514"), (3, "23514")]
         found = find.dead_letters_of_group(database, [hub.topics.dead.name], groups.rows[1]["fingerprint"])
         assert [(row["origin_offset"], row["key"]) for row in found.rows] == [(n, f'{{"id":{n}}}') for n in range(3)]
+    assert [line for line in caplog.messages if line.startswith("index.")] == []
     rows = hub.rows()
     assert {name: len(each) for name, each in rows.items()} == {
         "crossdock_receipts": 20,

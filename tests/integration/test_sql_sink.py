@@ -209,7 +209,9 @@ def test_an_older_version_is_stale_and_the_newest_moves_the_version_even_without
     assert outcomes(put(sink, write(1, 0.1, version=1))) == [Outcome.APPLIED]
     assert outcomes(put(sink, write(1, 0.1, version=3))) == [Outcome.APPLIED]
     assert outcomes(put(sink, write(1, 0.2, version=2))) == [Outcome.STALE]
-    assert outcomes(put(sink, write(1, 0.1, version=3))) == [Outcome.STALE]
+    assert outcomes(put(sink, write(1, 0.2, version=3))) == [Outcome.STALE]
+    assert outcomes(put(sink, write(1, 0.1, version=3))) == [Outcome.UNCHANGED], "our own, of an earlier attempt"
+    assert outcomes(put(sink, write(1, 0.1, version=2))) == [Outcome.UNCHANGED]
     assert rows(both, "risk, rev") == [(0.1, "0001.00000000000000000003.0000")]
 
 

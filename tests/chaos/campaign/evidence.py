@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ import sqlalchemy as sa
 from crossdock.checker.history import Committed, Effect, Fields, History
 from crossdock.checker.judge import Verdict, judge
 from crossdock.checker.told import of_event, read_topics
-from crossdock.demo.stage import Stage
 from schemas.change import key_text
+from schemas.codec import decode
+from schemas.event import header
+from schemas.outcome import Fate
+from schemas.receipt import ReceiptRecord
 from schemas.values import Record, rfc3339
 from schemas.version import Version, position_of, position_of_text
 from streams.admin import Admin
 from streams.topics import PipelineTopics, enrich_group, write_group
+from tests.chaos.campaign.stage import CampaignStage as Stage
 
 PREFIX, WORKER_GROUP = "campaign", "main"
 POISON = "poison"
@@ -51,9 +56,23 @@ class Flow:
         writing = admin.positions(write_group(PREFIX, self.target), [topics.enriched.name])
         return sum(position.behind for position in [*enriching.values(), *writing.values()])
 
-    def judged(self, admin: Admin, stage: Stage) -> Verdict:
+    def judged(self, admin: Admin, stage: Stage, injected: Iterable[Committed] = ()) -> Verdict:
+        """`injected` are records that somebody else put on the pipeline's topic."""
         told = read_topics(admin, self.topics, waiting=self.behind(admin) > 0, content=self.content)
-        return judge(History(self.committed(stage), self.effects(stage), told, self.rows(stage)))
+        return judge(History([*self.committed(stage), *injected], self.effects(stage), told, self.rows(stage)))
+
+    def redelivered(self, admin: Admin) -> int:
+        """Records that a group worked on more than once. That a source was read again - the overlap after a restart -
+        makes new records of the same events, and does not count.
+        """
+        read, enriched = (_events(admin, topic.name) for topic in (self.topics.changes, self.topics.enriched))
+        receipts = (decode(record.value, ReceiptRecord) for record in admin.read(self.topics.receipts.name))
+        written = Counter(each.event_id for each in receipts if each.write_id is not None and each.fate != Fate.PARKED)
+        return (enriched - read).total() + (written - enriched).total()
+
+
+def _events(admin: Admin, topic: str) -> Counter[str | None]:
+    return Counter(header(record.headers, "ce_id") for record in admin.read(topic))
 
 
 def _digest(values: Any) -> str:
@@ -127,7 +146,8 @@ def _aircraft(stage: Stage) -> Iterator[Committed]:
         }
         content = _digest((row["manufacturer"], row["model"], row["engine"]))
         version = str(Version(1, position_of_text(line["lastModified"])))
-        yield Committed(key_text([line["tailNumber"]]), version, content, wanted, poison=False)
+        poison = line["tailNumber"] in stage.refused
+        yield Committed(key_text([line["tailNumber"]]), version, content, wanted, poison=poison)
 
 
 def _priorities(stage: Stage) -> Iterator[Effect]:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from connectors.errors import Fatal
 from crossdock.demo.stage import Stage
+from tests.chaos.campaign.evidence import POISON
 from tests.chaos.campaign.schedule import Size
 
 REGIONS = ("north", "south", "east", "west")
@@ -38,8 +39,11 @@ Enter = Callable[[list[Row]], None]
 class Load:
     """Runs in threads of its own until `stop()` is called."""
 
-    def __init__(self, stage: Stage, seed: int, size: Size, sources: tuple[str, ...] = tuple(SHARES)) -> None:
-        self._stage, self._size, self._sources = stage, size, sources
+    def __init__(
+        self, stage: Stage, seed: int, size: Size, sources: tuple[str, ...] = tuple(SHARES), poison: float = 0.0
+    ) -> None:
+        """`poison` is the share of orders and notices whose write is refused."""
+        self._stage, self._size, self._sources, self._poison = stage, size, sources, poison
         self._stopping = threading.Event()
         self._entered = dict.fromkeys(sources, 0)
         self._lock = threading.Lock()
@@ -86,7 +90,7 @@ class Load:
                 self._stopping.wait(0.05)
                 continue
             keys = _chosen(mine, chance, chance.randint(1, min(LOT[source], due)))
-            self._enter(source, enter, [_row(source, key, chance) for key in keys])
+            self._enter(source, enter, [_row(source, key, chance, self._poison) for key in keys])
             paid += len(keys) / pace
         if engine is not None:
             engine.dispose()
@@ -141,7 +145,7 @@ def _chosen(keys: list[int], chance: random.Random, count: int) -> list[int]:
     return [*chance.sample(keys[:HOT], hot), *chance.sample(keys[HOT:], count - hot)]
 
 
-def _row(source: str, key: int, chance: random.Random) -> Row:
+def _row(source: str, key: int, chance: random.Random, poison: float) -> Row:
     """A version of a record, as its source takes it in."""
     number = chance.randint(1, 1_000_000)
     match source:
@@ -151,4 +155,5 @@ def _row(source: str, key: int, chance: random.Random) -> Row:
         case "reports":
             hour = f"2013-01-{1 + key // 24 % 28:02d}T{key % 24:02d}:00:00Z"
             return {"origin": f"A{key // 672:02d}", "time_hour": hour, "temp": number, "humid": number % 100}
-    return {"id": key, "region": chance.choice(REGIONS), "amount": number, "stock": chance.randint(1, 1_000_000)}
+    region = POISON if chance.random() < poison else chance.choice(REGIONS)
+    return {"id": key, "region": region, "amount": number, "stock": chance.randint(1, 1_000_000)}

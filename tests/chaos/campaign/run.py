@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from connectors.errors import Retriable
+from crossdock.checker.history import Committed
 from crossdock.checker.judge import Verdict
 from streams.admin import Admin
 from tests.chaos.campaign.evidence import FLOWS
-from tests.chaos.campaign.faults import FAULTS
+from tests.chaos.campaign.faults import NotPossible
 from tests.chaos.campaign.load import Load
-from tests.chaos.campaign.scenarios import Scenario
+from tests.chaos.campaign.outages import FAULTS
+from tests.chaos.campaign.scenarios import Scenario, faketime_library
 from tests.chaos.campaign.schedule import Size, Step, schedule_of
 from tests.chaos.campaign.stage import CampaignStage
 from tests.chaos.campaign.watch import Watch
@@ -43,35 +46,72 @@ class Run:
     """What happened when, in seconds since 1970."""
     measures: dict[str, float] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    injected: dict[str, list[Committed]] = field(default_factory=dict)
+    """Records that somebody else put on the topic of a pipeline."""
+    unreached: list[str] = field(default_factory=list)
+    """Armed failpoints that a life never came to."""
+    void: str = ""
+    """Why the faults could not be made."""
 
     def __post_init__(self) -> None:
         self.schedule = schedule_of(self.scenario.name, self.scenario.plan, self.seed, self.size)
-        self.stage = CampaignStage(self.folder, self.scenario.flags)
+        self.stage = CampaignStage(
+            self.folder,
+            self.scenario.flags,
+            brokers=self.scenario.brokers,
+            proxied=self.scenario.proxied,
+            seed=self.seed,
+        )
+        self.clock = self.folder / "clock"
+        """What the workers' wall clock is ahead, where it is ours."""
 
     def play(self) -> None:
         """From empty systems to the verdict. Everything that was started is ended, however it goes."""
         self.stage.begin()
-        for path in (self.stage.hub / "pipelines").iterdir():
-            if path.stem not in self.scenario.pipelines:
-                path.unlink()
-        self.workers = Workers(self.stage.hub, self.stage.environ, self.folder)
+        self._choose_pipelines()
+        self.workers = Workers(self.stage.hub, self._environ(), self.folder)
         self.watch = Watch(self.stage.broker.bootstrap, self.workers, self.scenario.pipelines)
         sources = {"copies": "notices"}
-        self.load = Load(
-            self.stage, self.seed, self.size, tuple(sources.get(name, name) for name in self.scenario.pipelines)
-        )
+        chosen = tuple(sources.get(name, name) for name in self.scenario.pipelines)
+        self.load = Load(self.stage, self.seed, self.size, chosen, self.scenario.poison)
         try:
             self.workers.start(self.scenario.workers)
             self.watch.start()
             self._go_wrong()
-            self._come_to_rest()
+            self.come_to_rest()
             self._judge()
             self._measure_always()
         finally:
             self.load.stop()
             self.workers.stop()
             self.watch.stop()
-            self.stage.stop()
+            self.stage.end()
+
+    def _choose_pipelines(self) -> None:
+        for path in (self.stage.hub / "pipelines").iterdir():
+            if path.stem not in self.scenario.pipelines:
+                path.unlink()
+            elif path.stem in self.scenario.changes:
+                old, new = self.scenario.changes[path.stem]
+                text = path.read_text()
+                assert old in text
+                path.write_text(text.replace(old, new))
+
+    def _environ(self) -> dict[str, str]:
+        if not self.scenario.faketime:
+            return self.stage.environ
+        self.clock.write_text("+0\n")
+        ours = {
+            "LD_PRELOAD": faketime_library() or "",
+            "FAKETIME_TIMESTAMP_FILE": str(self.clock),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        return {**self.stage.environ, **ours}
+
+    def effects(self) -> int:
+        """Effects in all targets, so far."""
+        return sum(1 for name in self.scenario.pipelines for _ in FLOWS[name].effects(self.stage))
 
     def measure(self, name: str, value: float) -> None:
         """Notes a figure; of several the largest."""
@@ -83,6 +123,11 @@ class Run:
         self.measure("partitions_held", self.workers.logged("partition.held"))
         self.measure("largest_worker_mb", max((mb for _, mb in self.watch.memory), default=0.0))
         self.measure("refused_entries", self.load.refused)
+        ended = [life.code for life in self.workers.lives if life.code not in (None, 0, -signal.SIGKILL)]
+        self.measure("crashed_lives", len(ended))
+        if "redelivered" in self.scenario.limits:
+            with Admin(self.stage.broker.bootstrap) as admin:
+                self.measure("redelivered", sum(FLOWS[name].redelivered(admin) for name in self.scenario.pipelines))
 
     def _go_wrong(self) -> None:
         """The load, and the faults in it. The load lasts at least until the last fault has ended."""
@@ -101,10 +146,14 @@ class Run:
         happened = {"fault": step.fault, **step.arguments, "from": time.time()}
         self.faults.append(happened)
         self.tell(f"{self.load.seconds:6.1f} s  {step.fault} {dict(step.arguments)}")
-        FAULTS[step.fault](self, **step.arguments)
+        try:
+            FAULTS[step.fault](self, **step.arguments)
+        except NotPossible as error:
+            self.void = f"{step.fault}: {error}"
+            self.tell(f"        {self.void}")
         happened["until"] = time.time()
 
-    def _come_to_rest(self) -> None:
+    def come_to_rest(self) -> None:
         """Waits until nothing is new and nothing waits any more, or nothing moves."""
         before: list[int] = []
         quiet_since = moved_at = time.monotonic()
@@ -139,7 +188,9 @@ class Run:
         """Looks again for a while where something is missing: a source may just be about to be read."""
         for attempt in range(6):
             with Admin(self.stage.broker.bootstrap) as admin:
-                self.verdicts = {name: FLOWS[name].judged(admin, self.stage) for name in self.scenario.pipelines}
+                for name in self.scenario.pipelines:
+                    injected = self.injected.get(name, ())
+                    self.verdicts[name] = FLOWS[name].judged(admin, self.stage, injected)
             if all(each.good for each in self.verdicts.values()):
                 return
             if attempt < 5:
@@ -155,7 +206,8 @@ class Run:
 
     @property
     def good(self) -> bool:
-        return bool(self.verdicts) and all(each.good for each in self.verdicts.values()) and not self.exceeded
+        sound = all(each.good for each in self.verdicts.values())
+        return bool(self.verdicts) and sound and not self.exceeded and not self.void
 
     def summary(self) -> dict[str, Any]:
         """The verdict as JSON has it."""
@@ -175,6 +227,8 @@ class Run:
             "measures": self.measures,
             "stalled": self.watch.longest_stall[1],
             "exceeded": self.exceeded,
+            **({"void": self.void} if self.void else {}),
+            **({"unreached": self.unreached} if self.unreached else {}),
             "flows": found,
         }
 

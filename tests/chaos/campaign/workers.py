@@ -183,8 +183,11 @@ class Workers:
 
     def logged(self, event: str) -> int:
         """How often the workers' logs tell of an event."""
-        needle = f"{event} ".encode()
-        return sum(path.read_bytes().count(needle) for path in sorted(self.folder.glob("worker-*.log")))
+        return self.text(f"{event} ")
+
+    def text(self, text: str) -> int:
+        """How often a text stands in the workers' logs."""
+        return sum(path.read_bytes().count(text.encode()) for path in sorted(self.folder.glob("worker-*.log")))
 
 
 def _state(pid: int) -> str:
