@@ -23,6 +23,9 @@ from crossdock.supervisor import Supervised
 from streams.admin import Admin
 from streams.topics import HubTopics, PipelineTopics
 
+# kafka-python, closed while it connects, leaves that socket to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:.*<socket.socket:pytest.PytestUnraisableExceptionWarning")
+
 COUNT = 300
 TOPICS = PipelineTopics.of("hub", "erp-region", 2)
 OFFSETS = HubTopics.of("hub").offsets.name
