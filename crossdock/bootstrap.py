@@ -1,6 +1,5 @@
 """The composition root: the only place that knows all parts. Configuration goes in, a worker comes out."""
 
-import hashlib
 import logging
 import multiprocessing
 import signal
@@ -222,7 +221,7 @@ class _Context:
         return Pipeline(
             name=config.name,
             topics=self.topics(config.name),
-            config=self.digest(config),
+            config=config.digest,
             only=Only(config.only),
             derive=Derive(config.derive, names),
             lookups=Lookups(lookups, self.clock),
@@ -249,7 +248,7 @@ class _Context:
                 topics=self.topics(config.name),
                 hub=HubTopics.of(prefix),
                 transactional_id=f"{prefix}.{config.name}.{spec.name}",
-                config=self.digest(config),
+                config=config.digest,
                 credentials=self.credentials[config.source.system],
                 backfills=all(block.guards_version for block in config.writeback),
                 fresh=config.freshness.total_seconds() / 2,
@@ -289,7 +288,7 @@ class _Context:
             pipeline=pipeline.name,
             prefix=prefix,
             topics=self.topics(pipeline.name),
-            config=self.digest(pipeline),
+            config=pipeline.digest,
             target=Target(
                 writeback=f"{pipeline.name}/{name}",
                 sink=Retrying(OpenedAtFirstUse(sink), self.clock, budget=shared.budget),
@@ -331,7 +330,3 @@ class _Context:
 
     def _drain(self, system: SystemConfig) -> float:
         return min(LONGEST_DRAIN, system.timeouts.total.total_seconds())
-
-    def digest(self, config: PipelineConfig) -> str:
-        """Twelve hex digits of a pipeline's own file, stamped on its events. Secrets stand in it as references."""
-        return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]

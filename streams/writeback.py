@@ -27,7 +27,7 @@ from streams.intents import Intents
 from streams.parking import Parked
 from streams.runtime.kafka import ConsumerRecord
 from streams.runtime.publisher import Outgoing, Outputs
-from streams.scope import Getter, Scope
+from streams.scope import Getter, scope_of
 from streams.settled import Incoming, Settled
 from streams.topics import PipelineTopics, Topic
 
@@ -76,22 +76,12 @@ class Writeback:
 
     def write(self, each: Incoming) -> Write:
         """The write that an event means."""
-        event = each.event
-        answer = event.ai or {}
-        scope = Scope(
-            key=event.key,
-            before=event.before,
-            after=event.after,
-            derived=event.derived,
-            lookups=event.lookups,
-            answer=answer.get("output") or {},
-            model={"name": answer.get("model"), "version": answer.get("version"), "digest": answer.get("digest")},
-        )
+        scope = scope_of(each.event)
         return Write(
             write_id=write_id(self.prefix, self.pipeline, self.name, each.event_id, each.cause),
             key={theirs: get(scope) for theirs, get in self.match.items()},
             fields={theirs: get(scope) for theirs, get in self.fields.items()},
-            version=event.version,
+            version=each.event.version,
             expected=None if self.expected is None else self.expected(scope),
         )
 
