@@ -30,7 +30,7 @@ class SqliteTarget:
     ) -> None:
         """Raises ConfigError if a column's type cannot be read or written."""
         self._columns, self._update, self._dialect = columns, config.update is not None, dialect
-        self._only_adds = config.insert is not None
+        self._only_adds, self._undo = config.insert is not None, config.undo
         self._writers = converted(_writer_of, columns.all, zone)
         self._readers = converted(sqlite_reader_of, columns.all, zone)
         self._table = qualified(columns.table, dialect)
@@ -83,14 +83,20 @@ class SqliteTarget:
             parameters["x"] = self._value(self._columns.version, self._columns.compared(write))
         if self._columns.reference is not None:
             parameters["r"] = self._columns.reference_of(write.write_id)
+        before = self._replaced(connection, write.key) if self._undo else None
         applied = connection.execute(self._statement, parameters).rowcount > 0
         if self._only_adds:
             return added(int(applied), 1)[0]
         row = connection.execute(self._look, parameters).one_or_none()
         found = None if row is None else Found(self._version(row[0]), bool(row[1]), bool(row[2]))
         if applied:
-            return Receipt(Outcome.APPLIED, target_version=None if found is None else found.version)
+            return Receipt(Outcome.APPLIED, target_version=None if found is None else found.version, replaced=before)
         return undecided(self._columns, found, update=self._update)
+
+    def _replaced(self, connection: sa.Connection, key: Key) -> Record:
+        """The row's fields as they are: this transaction holds the only write lock."""
+        (found,) = self.read(connection, [key])
+        return {} if found is None else {str(each.name): found[str(each.name)] for each in self._columns.fields}
 
     def _key(self, key: Key) -> dict[str, Any]:
         return {f"k{i}": self._value(each, key[str(each.name)]) for i, each in enumerate(self._columns.key)}
