@@ -125,6 +125,14 @@ class WritebackConfig(Block):
     undo: bool = Field(default=False, description="receipts keep the replaced values, so that a run can be taken back")
     mode: Literal["write"] = "write"
     batch: int = Field(default=500, ge=1, le=1000, description="writes per call at most")
+    coalesce: Duration | None = Field(
+        default=None, description="how long an event waits for newer ones of its record, which then replace it"
+    )
+
+    @property
+    def guards_version(self) -> bool:
+        """Whether the target is told the version, so that an older write never replaces a newer one."""
+        return False
 
     @property
     def object(self) -> str:

@@ -54,6 +54,13 @@ Configuration:
 """
 
 
+def _cluster_id() -> str:
+    import base64
+    import uuid
+
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "x")
+
+
 @dataclass
 class Broker:
     """One broker under one folder: data, log file, settings and process id."""
@@ -61,6 +68,8 @@ class Broker:
     folder: Path
     port: int = DEFAULT_PORT
     clock: Clock = field(default_factory=SystemClock)
+    cluster_id: str = field(default_factory=_cluster_id)
+    """Taken at the first start; nodes of one cluster share it."""
 
     def __post_init__(self) -> None:
         self.folder = self.folder.absolute()
@@ -92,7 +101,7 @@ class Broker:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self._settings()
         if not (self.folder / "data" / "meta.properties").is_file():
-            self._java(java, jars, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(settings))
+            self._java(java, jars, "kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", str(settings))
         command = [java, "-Xmx512m", "-Xms256m", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={self._log4j()}"]
         with self.log_file.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - our own command line
@@ -105,7 +114,7 @@ class Broker:
         state = {"pid": process.pid, "began": began(process.pid), "port": self.port}
         self._state_file.write_text(json.dumps(state))
         deadline = self.clock.monotonic() + START_PATIENCE
-        while not _speaks_kafka(self.port):
+        while not speaks_kafka("127.0.0.1", self.port):
             if process.poll() is not None or self.clock.monotonic() > deadline:
                 self._state_file.unlink(missing_ok=True)
                 process.kill()
@@ -230,18 +239,11 @@ def _resolved(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in (folder / "resolver").rglob("*.jar")}  # some lie on its module path
 
 
-def _cluster_id() -> str:
-    import base64
-    import uuid
-
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "x")
-
-
-def _speaks_kafka(port: int) -> bool:
+def speaks_kafka(host: str, port: int) -> bool:
     """Whether an ApiVersions request is answered: an open port alone is not yet a broker."""
     request = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff"
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+        with socket.create_connection((host, port), timeout=2) as connection:
             connection.sendall(request)
             answer = connection.recv(8)
     except OSError:

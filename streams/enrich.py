@@ -34,7 +34,7 @@ async def enrich(records: Sequence[ConsumerRecord], pipeline: Pipeline, hold: Ho
     Raises:
         Retriable: the model's system is away; nothing was decided.
     """
-    settled = Settled(pipeline.name, pipeline.topics, pipeline.config, pipeline.clock)
+    settled = Settled(pipeline.name, pipeline.topics, pipeline.config, pipeline.clock, _model(pipeline))
     incoming = _upserts(settled.decode(records), settled)
     scopes = [Scope(key=each.event.key, before=each.event.before, after=each.event.after) for each in incoming]
 
@@ -55,6 +55,10 @@ async def enrich(records: Sequence[ConsumerRecord], pipeline: Pipeline, hold: Ho
     for each, scope, found, answer in zip(incoming, scopes, looked_up, answers, strict=True):
         _route(settled, each, _value(each, scope.derived, found, answer), answer)
     return settled.outputs
+
+
+def _model(pipeline: Pipeline) -> str | None:
+    return None if pipeline.model is None else f"{pipeline.model.model['name']}@{pipeline.model.model['version']}"
 
 
 def _upserts(incoming: list[Incoming], settled: Settled) -> list[Incoming]:

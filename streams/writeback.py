@@ -61,6 +61,8 @@ class Writeback:
     fields: Mapping[str, Getter]
     expected: Getter | None
     if_changed: IfChanged
+    coalesce: float
+    """Seconds that an event waits for newer ones of its key."""
     replaces: bool
     """A newer version of a key makes an older one that waits superfluous; false where each write adds something."""
     control: Control
@@ -120,6 +122,7 @@ async def write_back(
         await passage.resolve_doubts()
         await passage.try_parked()
         await passage.take([each for each in incoming if each.only in (None, writeback.name)])
+    failpoint("writeback_before_publish")
     return settled.outputs
 
 
@@ -195,6 +198,7 @@ class _Passage:
                     (receipt,) = await target.call(target.sink.once, [write])
                 except CrossdockError as error:
                     receipt = Receipt(Outcome.RETRY, reason=str(error))
+                failpoint("writeback_after_parked")
                 if receipt.outcome is Outcome.RETRY:
                     self._nothing_open(write)
                     self.parked.again(key, receipt.reason or "")
@@ -239,6 +243,7 @@ class _Passage:
             self._aside(self.intents.topic, self.intents.done(write.write_id))
 
     def _doubt(self, each: Incoming, write: Write, receipt: Receipt) -> None:
+        failpoint("writeback_before_doubt")
         self._aside(self.intents.topic, self.intents.doubt(write.write_id))
         self.settled.written(each, Fate.IN_DOUBT, write, self.writeback.name, receipt)
 
@@ -272,6 +277,7 @@ class _Passage:
             rows = [row for row, receipt in enumerate(receipts) if receipt.outcome is Outcome.CONFLICT]
             if not rows:
                 break
+            failpoint("writeback_before_reread")
             found = await look(target, target.reader, [writes[row].key for row in rows], self.hold)
             again = {
                 row: msgspec.structs.replace(writes[row], expected=record["@version"])

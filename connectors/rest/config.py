@@ -271,6 +271,10 @@ class RestWritebackConfig(WritebackConfig):
         return self.path.partition("{")[0].strip("/").replace("/", ".")
 
     @property
+    def guards_version(self) -> bool:
+        return self.if_match is not None
+
+    @property
     def replaces(self) -> bool:
         return self.post is None
 

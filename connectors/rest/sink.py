@@ -26,6 +26,7 @@ from typing import TypeVar
 from connectors.compare import holds
 from connectors.contract import Capabilities, Idempotency, Report
 from connectors.errors import CrossdockError, Rejected, Retriable, SystemFault, Unknown
+from connectors.failpoints import failpoint
 from connectors.http import HttpAnswer
 from connectors.reference import reference_of
 from connectors.refusals import Refusals
@@ -215,7 +216,10 @@ class RestSink:
         if self._config.reference is not None:
             reference = self._config.reference
             body = {**body, reference.field: reference_of(write.write_id, reference.form)}
-        return self._wire.call(self._config.method, path, headers=headers, body=body, deadline=deadline)
+        failpoint("rest_before_call")
+        answer = self._wire.call(self._config.method, path, headers=headers, body=body, deadline=deadline)
+        failpoint("rest_after_call")
+        return answer
 
     def _read(self, key: Key, deadline: float) -> Record | None:
         answer = self._wire.call("GET", path_of(self._config.path, key), deadline=deadline)

@@ -3,14 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-from zeep.xsd import ComplexType
-from zeep.xsd.types import builtins as xsd
-
 from connectors.clock import Clock
 from connectors.contract import Problem, Report
 from connectors.errors import ConfigError, CredentialsRefused, CrossdockError, Rejected, Retriable
 from connectors.soap.config import Cursor, Look, SoapSourceConfig, SoapWritebackConfig
 from connectors.soap.guarantees import guarantees_of
+from connectors.soap.library import ComplexType, xsd
 from connectors.soap.listing import Listing, LocatorExpired, answer_type, arguments
 from connectors.soap.rows import Field, fields_of
 from connectors.soap.transport import Calls

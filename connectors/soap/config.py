@@ -282,6 +282,10 @@ class SoapWritebackConfig(WritebackConfig):
             raise ValueError("readback: nothing in its params asks for {reference}")
 
     @property
+    def guards_version(self) -> bool:
+        return self.version is not None
+
+    @property
     def object(self) -> str:
         return self.call
 

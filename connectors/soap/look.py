@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from zeep.xsd.types import builtins as xsd
-
 from connectors.compare import same
 from connectors.errors import ConfigError, Rejected, SystemFault
 from connectors.reference import reference_of
 from connectors.soap.config import Look, Lookback, SoapWritebackConfig
+from connectors.soap.library import xsd
 from connectors.soap.listing import answer_type, arguments, elements_at
 from connectors.soap.rows import Decoder, Field, fields_of
 from connectors.soap.transport import Calls

@@ -6,15 +6,16 @@ from functools import cached_property
 from typing import Any, Final
 
 from lxml import etree
-from zeep.xsd import Nil
 
 from connectors.contract import Capabilities, Idempotency, Report
 from connectors.errors import ConfigError, Rejected, Retriable, SystemFault, Unknown
+from connectors.failpoints import failpoint
 from connectors.reference import reference_of
 from connectors.refusals import Refusals
 from connectors.replaced import Replaced
 from connectors.soap.check import check_writeback, knock
 from connectors.soap.config import Look, SoapWritebackConfig
+from connectors.soap.library import Nil
 from connectors.soap.listing import arguments, elements_at
 from connectors.soap.look import SoapLook, SoapLookback
 from connectors.soap.rows import Decoder, fields_of
@@ -98,7 +99,9 @@ class SoapSink:
         if request is not None:
             self._see([writes[place] for place in records], deadline)
             once = self.capabilities.idempotency in {Idempotency.READBACK, Idempotency.NONE}
+            failpoint("soap_before_call")
             answer = self._calls.write(self._operation, request, self._config.faults, deadline, once=once)
+            failpoint("soap_after_call")
             for place, receipt in zip(records, self._receipts(answer, list(records.values())), strict=True):
                 receipts[place] = self._compared(writes[place], receipt, deadline)
         refusals, ends = Refusals(), zip(writes, receipts, strict=True)

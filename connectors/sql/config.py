@@ -139,6 +139,10 @@ class SqlWritebackConfig(WritebackConfig):
         return self.table
 
     @property
+    def guards_version(self) -> bool:
+        return self.version is not None
+
+    @property
     def replaces(self) -> bool:
         return self.insert is None
 

@@ -79,6 +79,10 @@ class PostgresTarget:
         rows = connection.execute(self._before, keys)
         return {row: plain_record(names, values, self._readers) for row, *values in rows}
 
+    def look(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Found | None]:
+        found = self._found(connection, writes, range(len(writes)))
+        return [found.get(row) for row in range(len(writes))]
+
     def read(self, connection: sa.Connection, keys: Sequence[Key]) -> list[Record | None]:
         columns, records = self._columns, [None] * len(keys)
         names = [str(each.name) for each in (*columns.key, *columns.fields)]

@@ -21,11 +21,12 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from connectors.contract import Capabilities, Idempotency, Report
+from connectors.contract import Bucket, Capabilities, Held, Idempotency, KeyRange, Report
 from connectors.errors import CrossdockError, Rejected, Unknown
 from connectors.failpoints import failpoint
 from connectors.refusals import Refusals
 from connectors.replaced import Replaced
+from connectors.sql.compare import ComparedTable, OfColumn
 from connectors.sql.config import SqlWritebackConfig
 from connectors.sql.database import Database
 from connectors.sql.errors import code_of, failure_of, message_of
@@ -50,8 +51,11 @@ class SqlSink:
     _target: Target
 
     def __init__(self, config: SqlWritebackConfig, database: Database) -> None:
+        holds_versions = config.version is not None and config.version.rule == "newer" and not config.version.value
         self._config, self._database, self._replaced = config, database, Replaced()
-        self.capabilities = Capabilities(config.idempotency, transactional=False, readable=True)
+        self.capabilities = Capabilities(
+            config.idempotency, transactional=False, readable=True, comparable=holds_versions
+        )
         if config.idempotency is Idempotency.READBACK:
             self.capabilities = replace(self.capabilities, settle=_COMMITS_WITHIN)
             self.happened = self._happened
@@ -99,6 +103,26 @@ class SqlSink:
             there = self._target.there(connection, [write.write_id for write in writes])
         return [Receipt(Outcome.APPLIED, reason=_BY_ANOTHER_ATTEMPT) if each else None for each in there]
 
+    def holds(self, writes: Sequence[Write], deadline: float) -> list[bool | None]:
+        """`Verifiable`: the database compares, as it does before each write."""
+        with self._database.reading(deadline, self._place) as connection:
+            return [None if each is None else each.same for each in self._target.look(connection, writes)]
+
+    def digest(self, key_range: KeyRange, deadline: float) -> list[Bucket]:
+        """`Comparable`, where the version column holds the hub's versions."""
+        return self._compared(deadline).digest(key_range, deadline)
+
+    def held(self, key_range: KeyRange, deadline: float) -> list[Held]:
+        """`Comparable`."""
+        return self._compared(deadline).held(key_range, deadline)
+
+    def _compared(self, deadline: float) -> ComparedTable:
+        assert self._config.version is not None
+        place = f"compare {self._config.table}"
+        with self._database.reading(deadline, place) as connection:
+            table = reflected(connection, self._config.table)
+        return ComparedTable(self._database, table, OfColumn(table.columns[self._config.version.column]), place)
+
     def _transaction(self, writes: Sequence[Write], deadline: float, *, by_halves: bool) -> list[Receipt]:
         refusals = Refusals()
         with self._database.writing(deadline, self._place) as connection:
@@ -114,6 +138,7 @@ class SqlSink:
                 if isinstance(failure, Unknown):
                     self._remember(writes, receipts)
                 raise failure from error
+            failpoint("sql_after_commit")
         return [self._replaced.completed(write.write_id, each) for write, each in zip(writes, receipts, strict=True)]
 
     def _remember(self, writes: Sequence[Write], receipts: Sequence[Receipt]) -> None:

@@ -74,7 +74,25 @@ class SqliteTarget:
             for each in write_ids
         ]
 
+    def look(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Found | None]:
+        return [self._found(connection, self._parameters(write)) for write in writes]
+
     def _one(self, connection: sa.Connection, write: Write) -> Receipt:
+        parameters = self._parameters(write)
+        before = self._replaced(connection, write.key) if self._undo else None
+        applied = connection.execute(self._statement, parameters).rowcount > 0
+        if self._only_adds:
+            return added(int(applied), 1)[0]
+        found = self._found(connection, parameters)
+        if applied:
+            return Receipt(Outcome.APPLIED, target_version=None if found is None else found.version, replaced=before)
+        return undecided(self._columns, found, update=self._update)
+
+    def _found(self, connection: sa.Connection, parameters: dict[str, Any]) -> Found | None:
+        row = connection.execute(self._look, parameters).one_or_none()
+        return None if row is None else Found(self._version(row[0]), bool(row[1]), bool(row[2]))
+
+    def _parameters(self, write: Write) -> dict[str, Any]:
         parameters = self._key(write.key)
         parameters |= {
             f"f{i}": self._value(each, write.fields[str(each.name)]) for i, each in enumerate(self._columns.fields)
@@ -83,15 +101,7 @@ class SqliteTarget:
             parameters["x"] = self._value(self._columns.version, self._columns.compared(write))
         if self._columns.reference is not None:
             parameters["r"] = self._columns.reference_of(write.write_id)
-        before = self._replaced(connection, write.key) if self._undo else None
-        applied = connection.execute(self._statement, parameters).rowcount > 0
-        if self._only_adds:
-            return added(int(applied), 1)[0]
-        row = connection.execute(self._look, parameters).one_or_none()
-        found = None if row is None else Found(self._version(row[0]), bool(row[1]), bool(row[2]))
-        if applied:
-            return Receipt(Outcome.APPLIED, target_version=None if found is None else found.version, replaced=before)
-        return undecided(self._columns, found, update=self._update)
+        return parameters
 
     def _replaced(self, connection: sa.Connection, key: Key) -> Record:
         """The row's fields as they are: this transaction holds the only write lock."""

@@ -36,6 +36,10 @@ class Target(Protocol):
         """Writes, and says what became of each, in the same order."""
         ...
 
+    def look(self, connection: sa.Connection, writes: Sequence[Write]) -> list["Found | None"]:
+        """The rows beside what the writes want; None = there is none."""
+        ...
+
     def read(self, connection: sa.Connection, keys: Sequence[Key]) -> list[Record | None]:
         """See `connectors.contract.Readable`."""
         ...

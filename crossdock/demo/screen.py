@@ -9,7 +9,8 @@ from rich.live import Live
 from rich.table import Table
 
 from connectors.clock import Clock
-from crossdock.demo.account import COLUMNS, Account
+from crossdock.checker.judge import Verdict
+from crossdock.demo.verdict import COLUMNS
 
 
 class Flow(NamedTuple):
@@ -70,7 +71,7 @@ class Screen:
             table.add_row(name, *(f"{figure:,}" for figure in flow), f"{rate:,.0f}")
         return table
 
-    def account(self, accounts: Mapping[str, Account]) -> None:
+    def account(self, accounts: Mapping[str, Verdict]) -> None:
         """The final table: what became of every version, by the systems' own logs."""
         table = Table(title="The account, from the systems' own logs", title_justify="left", title_style="bold")
         table.add_column("")
@@ -83,12 +84,9 @@ class Screen:
             table.add_row(column, *(f"{figure:,}" for figure in figures), style=style)
         self.console.print(table)
         for name, each in accounts.items():
-            for of in each.lost:
-                self.console.print(f"  [red]lost[/red]    {name}: {of.key}@{of.version}")
-            for effect in each.doubled:
-                self.console.print(
-                    f"  [red]doubled[/red] {name}: {effect.key}@{effect.version} {effect.write_id or ''}"
-                )
+            for violation in each.examples:
+                place = f"{name}: {violation.key}@{violation.version}"
+                self.console.print(f"  [red]{violation.kind}[/red] {place} {violation.detail}")
 
 
 def print_json(line: str) -> None:

@@ -1,83 +1,70 @@
-"""The verdict: the systems' logs and the topics, brought together into one account per pipeline."""
+"""The verdict: the systems' logs and the topics, judged by the ledger checker, a pipeline each."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
+from crossdock.checker.history import Committed, Effect, History
+from crossdock.checker.judge import Verdict, judge
+from crossdock.checker.told import of_event, read_topics
 from crossdock.demo import flightops
-from crossdock.demo.account import Account, Effect, RowVersion, Told, account
-from crossdock.demo.stage import Stage
+from crossdock.demo.stage import PREFIX, Stage
 from schemas.change import key_text
-from schemas.codec import decode
-from schemas.dead_letter import DeadLetter
-from schemas.event import header
-from schemas.outcome import Fate
-from schemas.receipt import ReceiptRecord
 from schemas.version import Version, position_of, position_of_text
 from streams.admin import Admin
 from streams.topics import PipelineTopics, enrich_group, write_group
 
-PREFIX, WORKER_GROUP = "hub", "main"
+WORKER_GROUP = "main"
 TARGETS = {"delay-risk": "flightops", "inspection-priority": "registry", "station-weather": "stations"}
 """The demo's pipelines, and the system that each reads from and writes back to."""
 
 
-def topics_of(pipeline: str) -> PipelineTopics:
-    return PipelineTopics.of(PREFIX, pipeline, 1)  # only the names matter here
+def topics_of(pipeline: str, prefix: str = PREFIX) -> PipelineTopics:
+    return PipelineTopics.of(prefix, pipeline, 1)  # only the names matter here
 
 
-def accounts(stage: Stage) -> dict[str, Account]:
+def accounts(stage: Stage) -> dict[str, Verdict]:
     """Reads all logs and topics; some seconds for a year."""
-    with Admin(stage.broker.bootstrap) as admin:
+    prefix = stage.addresses.prefix
+    with Admin(stage.addresses.kafka) as admin:
         found = {}
         for pipeline, system in TARGETS.items():
-            told = _told(admin, pipeline)
-            found[pipeline] = account(_versions(stage, system), _effects(stage, system), told)
+            told = read_topics(admin, topics_of(pipeline, prefix), waiting=behind(admin, pipeline, prefix) > 0)
+            found[pipeline] = judge(History(_versions(stage, system), _effects(stage, system), told))
         return found
 
 
-def behind(admin: Admin, pipeline: str) -> int:
+COLUMNS = (
+    *("changes", "applied", "unchanged", "superseded", "filtered", "dead", "in_doubt", "review", "parked"),
+    *("in_flight", "lost", "doubled"),
+)
+"""The figures that the demo shows: nobody discards or refuses anything in it."""
+
+
+def total(found: Mapping[str, Verdict]) -> dict[str, dict[str, int]]:
+    """All pipelines as the demo's JSON has them."""
+    return {name: {column: each.figures[column] for column in COLUMNS} for name, each in found.items()}
+
+
+def behind(admin: Admin, pipeline: str, prefix: str) -> int:
     """Records of a pipeline that some group has not finished with."""
-    topics, system = topics_of(pipeline), TARGETS[pipeline]
-    enriching = admin.positions(enrich_group(PREFIX, WORKER_GROUP), [topics.changes.name])
-    writing = admin.positions(write_group(PREFIX, system), [topics.enriched.name])
+    topics, system = topics_of(pipeline, prefix), TARGETS[pipeline]
+    enriching = admin.positions(enrich_group(prefix, WORKER_GROUP), [each.name for each in topics.to_enrich])
+    writing = admin.positions(write_group(prefix, system), [each.name for each in topics.to_write])
     return sum(position.behind for position in [*enriching.values(), *writing.values()])
 
 
-def _told(admin: Admin, pipeline: str) -> Told:
-    topics, told = topics_of(pipeline), Told()
-    for record in admin.read(topics.changes.name):
-        event_id = header(record.headers, "ce_id")
-        if event_id is not None:
-            told.changes.add(_of(event_id))
-    for record in admin.read(topics.receipts.name):
-        receipt = decode(record.value, ReceiptRecord)
-        told.receipt(key_text(receipt.key.values()), receipt.version, receipt.fate)
-    for record in admin.read(topics.dead.name):
-        letter = decode(record.value, DeadLetter)
-        if letter.event_id is not None:
-            told.receipt(*_of(letter.event_id), Fate.DEAD)
-    told.waiting = behind(admin, pipeline) > 0
-    return told
-
-
-def _of(event_id: str) -> RowVersion:
-    """Key and version out of `<system>/<object>/<key>@<version>~<hash>`; a key's own `/` and `@` are encoded."""
-    place, _, rest = event_id.rpartition("@")
-    return RowVersion(place.rpartition("/")[2], rest.partition("~")[0])
-
-
-def _versions(stage: Stage, system: str) -> Iterator[RowVersion]:
+def _versions(stage: Stage, system: str) -> Iterator[Committed]:
     if system == "flightops":
         engine = flightops.connect(stage.flightops_url)
         for number, updated_at in flightops.versions(engine):
-            yield RowVersion(str(number), str(Version(1, position_of(updated_at))))
+            yield Committed(str(number), str(Version(1, position_of(updated_at))))
         engine.dispose()
         return
     key, moved = ("tailNumber", "lastModified") if system == "registry" else ("id", "modified")
     for line in _lines(stage.folder / system / "versions.jsonl"):
-        yield RowVersion(key_text([line[key]]), str(Version(1, position_of_text(line[moved]))))
+        yield Committed(key_text([line[key]]), str(Version(1, position_of_text(line[moved]))))
 
 
 def _effects(stage: Stage, system: str) -> Iterator[Effect]:
@@ -92,7 +79,7 @@ def _effects(stage: Stage, system: str) -> Iterator[Effect]:
             yield Effect(key_text([line["tailNumber"]]), line["source_version"], line["write_id"])
         else:
             write = unquote(line["write_id"])
-            yield Effect(key_text([line["id"]]), _of(write.rpartition("/")[0]).version, write)
+            yield Effect(key_text([line["id"]]), of_event(write.rpartition("/")[0]).version, write)
 
 
 def _lines(path: Path) -> Iterator[dict[str, str]]:

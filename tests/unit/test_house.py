@@ -14,6 +14,7 @@ import pytest
 import typer
 from documents import ROOT, Block, blocks, write_files
 
+from connectors.failpoints import TRANSITIONS
 from crossdock.cli import app
 from crossdock.configuration.load import load
 from crossdock.configuration.yaml import read
@@ -37,7 +38,24 @@ LONG_FUNCTIONS = {
     "crossdock/demo/questions.py delay_risk": "a table of features, read from top to bottom",
     "crossdock/demo/questions.py inspection_priority": "a table of features, read from top to bottom",
 }
-COMMANDS_ON_THEIR_WAY: set[str] = set()
+DATA_PATH = ("streams/", "connectors/sql/sink", "connectors/soap/sink", "connectors/rest/sink")
+CHANGES_OF_STATE = re.compile(
+    r"\.(begin_transaction|commit_transaction|send_batch|publish|acknowledge|seek_to_committed)$"  # with Kafka
+    r"|(consumer|connection)\.commit$|\btask\.(open|ack)$|sink\.(put|once)$|calls\.write$"  # and with a system
+)
+WITHOUT_FAILPOINT = {
+    "streams/commits.py _write": "a mirror is no step of a record's way",
+    "streams/control.py put": "a record of control is no step of a record's way",
+    "streams/control.py take_back": "a record of control is no step of a record's way",
+    "streams/delivery.py call": "its caller passes before and after it",
+    "streams/delivery.py put": "hands on to the sink",
+    "streams/runtime/publisher.py send": "its callers pass before and after it",
+    "streams/runtime/reader.py _begin": "its caller passes after it",
+    "streams/worker.py _enriching": "holds `work`",
+    "streams/worker.py _writing": "holds `work`",
+    "streams/worker.py work": "enrich and write-back pass before it, the lane after it",
+}
+COMMANDS_ON_THEIR_WAY: set[str] = {"crossdock offsets"}
 OTHER_COMMANDS = {"pip", "pre-commit", "git", "rm", "docker"}
 EVENT = re.compile(r"([a-z]+\.[a-z]+(?:_[a-z]+)*)(?: [a-z]+=.*)?", re.DOTALL)
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
@@ -121,15 +139,36 @@ def test_modules_and_functions_are_short() -> None:
     assert long == set(LONG_FUNCTIONS)
 
 
-def test_every_failpoint_is_at_one_place() -> None:
-    names: Counter[str] = Counter()
-    for path, node in nodes(ast.Call):
-        if ast.unparse(node.func) == "failpoint" and path != "connectors/failpoints.py":
+def failpoints_in(tree: ast.AST) -> list[str]:
+    """The names of the failpoints that a piece of code passes."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "failpoint":
             argument = node.args[0]
             several = [argument.body, argument.orelse] if isinstance(argument, ast.IfExp) else [argument]
-            names.update(ast.unparse(each) for each in several)
-    assert len(names) > 5
-    assert [name for name, count in names.items() if count > 1] == []
+            names += [ast.literal_eval(each) for each in several]
+    return names
+
+
+def test_each_transition_has_a_failpoint_at_one_place() -> None:
+    found = Counter(name for tree in modules().values() for name in failpoints_in(tree))
+    assert sorted(found.elements()) == sorted(TRANSITIONS)
+
+
+def test_what_changes_the_state_of_a_record_passes_a_failpoint() -> None:
+    """Sending, committing, acknowledging and writing: each stands in a function that a test can make fail."""
+    bare = []
+    for path, tree in modules().items():
+        if path.startswith(DATA_PATH):
+            for node in ast.walk(tree):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and changes_state(node):
+                    bare += [] if failpoints_in(node) else [f"{path} {node.name}"]
+    assert set(bare) == set(WITHOUT_FAILPOINT)
+
+
+def changes_state(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    named = (ast.unparse(node) for node in ast.walk(function) if isinstance(node, ast.Attribute))
+    return any(CHANGES_OF_STATE.search(name) for name in named)
 
 
 def test_tracked_files_hold_no_secret_and_no_path_of_a_machine() -> None:

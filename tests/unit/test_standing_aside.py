@@ -58,6 +58,7 @@ class Lane:
             fields={"n": lambda scope: (scope.after or {})["n"]},
             expected=None,
             if_changed="newer_comes",
+            coalesce=0.0,
             replaces=replaces,
             control=scene.control,  # type: ignore[arg-type]
             control_topic=CONTROL,

@@ -1,0 +1,1 @@
+"""The ledger checker: judges what became of every record version, from outside the hub."""
