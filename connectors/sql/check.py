@@ -103,6 +103,9 @@ def _look_at_sink(
     else:
         holds.append("no version rule: a change that another made meanwhile is overwritten")
     holds.insert(0, _second_effects(config, connection, table))
+    if config.undo:
+        stay = "; a row that it added stays" if config.upsert else ""
+        holds.append(f"undo: every field of `set:` can be restored{stay}")
     if config.reference is not None:
         problems.extend(_too_short(config.reference, table))
     if database.dialect == "postgresql":

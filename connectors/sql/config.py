@@ -105,6 +105,8 @@ class SqlWritebackConfig(WritebackConfig):
         twice = set(self.set) & set(self.match)
         if twice:
             raise ValueError(f"set: {min(twice)!r} is also in `match:`; a row's key is not written")
+        if self.insert and self.undo:
+            raise ValueError("undo: an added row replaces nothing; remove it")
         if self.insert and self.version is not None:
             raise ValueError("insert: a new row has no version to compare; remove `version:`")
         self._has_its_class()

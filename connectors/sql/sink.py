@@ -25,6 +25,7 @@ from connectors.contract import Bucket, Capabilities, Held, Idempotency, KeyRang
 from connectors.errors import CrossdockError, Rejected, Unknown
 from connectors.failpoints import failpoint
 from connectors.refusals import Refusals
+from connectors.replaced import Replaced
 from connectors.sql.compare import ComparedTable, OfColumn
 from connectors.sql.config import SqlWritebackConfig
 from connectors.sql.database import Database
@@ -51,7 +52,7 @@ class SqlSink:
 
     def __init__(self, config: SqlWritebackConfig, database: Database) -> None:
         holds_versions = config.version is not None and config.version.rule == "newer" and not config.version.value
-        self._config, self._database = config, database
+        self._config, self._database, self._replaced = config, database, Replaced()
         self.capabilities = Capabilities(
             config.idempotency, transactional=False, readable=True, comparable=holds_versions
         )
@@ -133,9 +134,18 @@ class SqlSink:
             try:
                 connection.commit()
             except sa.exc.DBAPIError as error:
-                raise self._of_commit(error) from error
+                failure = self._of_commit(error)
+                if isinstance(failure, Unknown):
+                    self._remember(writes, receipts)
+                raise failure from error
             failpoint("sql_after_commit")
-        return receipts
+        return [self._replaced.completed(write.write_id, each) for write, each in zip(writes, receipts, strict=True)]
+
+    def _remember(self, writes: Sequence[Write], receipts: Sequence[Receipt]) -> None:
+        """A later attempt may find that these writes happened, and no more what they replaced."""
+        for write, receipt in zip(writes, receipts, strict=True):
+            if receipt.replaced is not None:
+                self._replaced.seen(write.write_id, receipt.replaced)
 
     def _of_commit(self, error: sa.exc.DBAPIError) -> CrossdockError:
         """A connection that is lost while it commits leaves open whether it did."""
