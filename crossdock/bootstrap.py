@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from connectors.budget import RetryBudget
@@ -36,6 +36,7 @@ from streams.derive import Derive
 from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
+from streams.metrics import METRICS
 from streams.offsets import in_hub
 from streams.only import Only
 from streams.pipeline import Pipeline
@@ -75,6 +76,8 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     try:
         systems |= {name: config.build(clock) for name, config in configuration.systems.items()}
         parts = build(configuration, systems, lock.name, clock)
+        if configuration.hub.metrics is not None:
+            _serve(configuration.hub.metrics.port)
         life = Life(lambda: app_of(parts), clock)
         keep_for_good()
         return life.run()
@@ -102,6 +105,13 @@ def _supervise(folder: Path, instance: str | None) -> int:
         pass
     code = child.exit_code or 0
     return 0 if code == -signal.SIGTERM else abs(code)  # told before it could listen
+
+
+def _serve(port: int) -> None:
+    try:
+        METRICS.serve(port)
+    except OSError as error:
+        raise ConfigError(f"crossdock.yaml: metrics.port: {error}; choose another one") from error
 
 
 def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
@@ -182,6 +192,7 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
         ingests=[ingest for config in configuration.pipelines.values() for ingest in context.ingests(config)],
         health=context.health(),
         tasks={INDEX: projecting(configuration, kafka, clock)},
+        threads=context.pools,
     )
 
 
@@ -205,6 +216,11 @@ class _Context:
     clock: Clock
     control: Control
     credentials: Mapping[str, SystemCredentials]
+    pools: list[Threads] = field(default_factory=list)
+
+    def threads(self, name: str, size: int, patience: float) -> Threads:
+        self.pools.append(Threads(name, size, patience, self.clock))
+        return self.pools[-1]
 
     def topics(self, pipeline: str) -> PipelineTopics:
         kafka = self.configuration.hub.kafka
@@ -236,7 +252,7 @@ class _Context:
         system = self.configuration.systems[config.source.system]
         specs = source.tasks()
         patience = system.timeouts.total.total_seconds()
-        threads = Threads(f"source-{config.name}", len(specs), patience, self.clock)
+        threads = self.threads(f"source-{config.name}", len(specs), patience)
         prefix = self.configuration.hub.kafka.prefix
         return [
             Ingest(
@@ -271,7 +287,7 @@ class _Context:
     def _target_system(self, name: str, blocks: list[tuple[PipelineConfig, WritebackConfig]]) -> TargetSystem:
         config = self.configuration.systems[name]
         gate = Gate(name, Breaker(self.clock), self.credentials[name], self.control, self.clock)
-        threads = Threads(f"write-{name}", config.courtesy.concurrency, self._drain(config), self.clock)
+        threads = self.threads(f"write-{name}", config.courtesy.concurrency, self._drain(config))
         shared = _Shared(gate, threads, RetryBudget(), self._drain(config))
         writebacks: dict[str, list[Writeback]] = {}
         for pipeline, block in blocks:
@@ -315,7 +331,7 @@ class _Context:
     def health(self) -> list[CredentialHealth]:
         """A task for each system that wants credentials: it alone tries a secret that nobody has tried."""
         longest = max((each.timeouts.total.total_seconds() for each in self.configuration.systems.values()), default=0)
-        threads = Threads("health", 2, longest, self.clock)
+        threads = self.threads("health", 2, longest)
         found: dict[str, Checkable] = {}
         for config in self.configuration.pipelines.values():
             source = source_of(self.configuration, self.systems, config.source)

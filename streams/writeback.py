@@ -24,6 +24,7 @@ from streams.control import Control
 from streams.delivery import Target, deliver, look
 from streams.gate import Hold
 from streams.intents import Intents
+from streams.metrics import METRICS
 from streams.parking import Parked
 from streams.runtime.kafka import ConsumerRecord
 from streams.runtime.publisher import Outgoing, Outputs
@@ -112,6 +113,7 @@ async def write_back(
         await passage.resolve_doubts()
         await passage.try_parked()
         await passage.take([each for each in incoming if each.only in (None, writeback.name)])
+    METRICS.settled(first.pipeline, "write", settled.outcomes)
     failpoint("writeback_before_publish")
     return settled.outputs
 
