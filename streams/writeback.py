@@ -18,7 +18,8 @@ from schemas.change import canonical_key
 from schemas.control import Resolution, Verdict, control_key
 from schemas.outcome import Fate, Outcome
 from schemas.receipt import Receipt
-from schemas.write import LIVE, Write, write_id
+from schemas.version import Version
+from schemas.write import Write, write_id
 from streams.aside import StandingAside
 from streams.control import Control
 from streams.delivery import Target, deliver, look
@@ -250,7 +251,7 @@ class _Passage:
             self._aside(self.intents.topic, self.intents.done(name))
             self._aside(self.writeback.control_topic, Outgoing(control_key(Resolution, name), None))
             if found.verdict is Verdict.RETRY:
-                again = each._replace(cause=_next_cause(each.cause))
+                again = _again(each)
                 await self._write([(again, self.writeback.write(again))])
                 continue
             happened = found.verdict is Verdict.APPLIED
@@ -307,9 +308,11 @@ class _Passage:
         self.settled.add(topic, record)
 
 
-def _next_cause(cause: str) -> str:
-    """A second opinion of a person about the same event is another write."""
-    return "replay:1" if cause == LIVE else f"replay:{int(cause.rpartition(':')[2]) + 1}"
+def _again(each: Incoming) -> Incoming:
+    """The same event as another write: with a cause of its own, and a version above all that it had."""
+    domain, position, number = Version.parse(each.event.version)
+    version = str(Version(domain, position, number + 1))
+    return each._replace(cause=f"replay:{number + 1}", event=msgspec.structs.replace(each.event, version=version))
 
 
 def _newest_of_each_key(wanted: Sequence[Wanted]) -> tuple[list[Wanted], list[Wanted]]:
