@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from connectors.clock import Clock
 from connectors.contract import Idempotency, System
+from connectors.reference import Form
 
 NAME = r"^[a-z][a-z0-9-]{0,48}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -100,6 +101,13 @@ class SourceConfig(Block):
     def object(self) -> str:
         """What is read: a table, an operation, a resource. Part of the origin `<system>/<object>`."""
         raise TypeError(f"{type(self).__name__} names no object")
+
+
+class Reference(Block):
+    """The field of the target that carries a write's id, so that the write can be found."""
+
+    field: str = Field(min_length=1, description="the target's own name for it")
+    form: Form = Field(default="text", description="text: at most 255 characters; uuid: 36")
 
 
 IfChanged = Literal["newer_comes", "reread", "dead", "overwrite"]

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from schemas.change import Batch
+from schemas.change import Batch, Change
 from schemas.receipt import Receipt
-from schemas.values import JsonValue, Key, Offset, Record
+from schemas.values import JsonScalar, JsonValue, Key, Offset, Record
 from schemas.write import Write
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Capabilities:
     per_record_results: bool = True
     """False: a refusal of the whole batch raises `Rejected`, and the hub bisects."""
     readable: bool = False
+    comparable: bool = False
+    """Its records hold the hub's own versions, so that it is `Comparable`."""
     max_batch: int = 1000
     settle: float = 0.0
     """Seconds after which a write whose answer was lost can be found, if it happened (class readback)."""
@@ -188,6 +190,76 @@ class Readback(Protocol):
 
         Never None where the target does not say so clearly: a write would be done twice. Raises as `put` does.
         """
+        ...
+
+
+class KeyRange(NamedTuple):
+    """Records by the hash of their keys: `connectors/buckets.py` says how, and cuts a range into buckets."""
+
+    fields: tuple[str, ...]
+    """Of the key, by the names of the side that is asked, in an order that both sides agree on."""
+    start: int
+    end: int
+    buckets: int
+    below: str | None
+    """Records of earlier versions alone; None = of all."""
+
+
+class Bucket(NamedTuple):
+    """Records of a range of keys: how many, and the sum of their hashes."""
+
+    start: int
+    end: int
+    records: int
+    digest: int
+
+
+class Held(NamedTuple):
+    """One record: the values of its key in the order that was asked for, and its version without the cause."""
+
+    key: tuple[JsonScalar, ...]
+    version: str
+
+
+@runtime_checkable
+class Comparable(Protocol):
+    """A source, or a sink with that capability, that says what it holds: needed by reconcile. Raises as `poll` does."""
+
+    def digest(self, key_range: KeyRange, deadline: float) -> list[Bucket]:
+        """All buckets of the range, empty ones too."""
+        ...
+
+    def held(self, key_range: KeyRange, deadline: float) -> list[Held]:
+        """The records of the range."""
+        ...
+
+
+class Passed(NamedTuple):
+    """How far a source was read: everything of an earlier version."""
+
+    below: str
+    time: str
+
+
+@runtime_checkable
+class Rereadable(Protocol):
+    """A source that can read some of its records again: needed by reconcile. Raises as `poll` does."""
+
+    def passed(self, offset: Offset, deadline: float) -> Passed | None:
+        """What an offset says; None = nothing was read yet."""
+        ...
+
+    def reread(self, keys: Sequence[Key], deadline: float) -> list[Change | None]:
+        """The present version of each record, with the ids that `poll` gives; None = there is none."""
+        ...
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A sink that can tell by its own rules whether a write's values are what a record holds. Called after `open`."""
+
+    def holds(self, writes: Sequence[Write], deadline: float) -> list[bool | None]:
+        """In the same order; None = there is no such record. Raises as `poll` does."""
         ...
 
 

@@ -19,16 +19,19 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import httpcore
-import httpx
 
 from connectors.auth import Auth, secret_of
 from connectors.clock import Clock
 from connectors.config import Timeouts
 from connectors.errors import ConfigError, CrossdockError, Rejected, Retriable, SystemFault, Unknown
 from connectors.html import asks_for_password
+from connectors.later import put_off
 from connectors.limits import RateLimit
 from connectors.login import Attempt, Login, digest_of
 from connectors.network import DeadlineBackend, Exchange
+
+with put_off({"httpx._main": ("main",)}):
+    import httpx
 
 MIB = 1024 * 1024
 LONGEST_WAIT = 300.0

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +21,11 @@ from connectors.retry import Retrying
 from crossdock.configuration.across import LONGEST_DRAIN, refuse
 from crossdock.configuration.load import Configuration, load_from_environment
 from crossdock.configuration.pipeline import PipelineConfig
+from crossdock.index import TASK as INDEX
+from crossdock.index import projecting
 from crossdock.instance import claim
 from crossdock.logs import write_logs
-from crossdock.memory import keep_small
+from crossdock.memory import keep_for_good, keep_small
 from crossdock.sources import source_of
 from crossdock.supervisor import Supervised
 from streams.brake import Brake
@@ -36,10 +37,13 @@ from streams.derive import Derive
 from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
+from streams.offsets import in_hub
 from streams.only import Only
 from streams.pipeline import Pipeline
 from streams.runtime.kafka import Kafka, quiet_logs
+from streams.runtime.life import Life
 from streams.runtime.publisher import Publisher
+from streams.runtime.threads import Threads
 from streams.scope import compile_path
 from streams.topics import HubTopics, PipelineTopics
 from streams.worker import Parts, TargetSystem, app_of
@@ -71,7 +75,10 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     systems: dict[str, System] = {}
     try:
         systems |= {name: config.build(clock) for name, config in configuration.systems.items()}
-        return _run(build(configuration, systems, lock.name, clock))
+        parts = build(configuration, systems, lock.name, clock)
+        life = Life(lambda: app_of(parts), clock)
+        keep_for_good()
+        return life.run()
     finally:
         for system in systems.values():
             system.close()
@@ -94,21 +101,8 @@ def _supervise(folder: Path, instance: str | None) -> int:
     child.start()
     while not child.wait(0.5):
         pass
-    return child.exit_code or 0
-
-
-def _run(parts: Parts) -> int:
-    """Faust's worker: its loop, its signals, its exit code."""
-    import faust
-
-    worker = faust.Worker(
-        app_of(parts), loglevel="INFO", redirect_stdouts=False, override_logging=False, quiet=True, console_port=0
-    )
-    try:
-        worker.execute_from_commandline()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    code = child.exit_code or 0
+    return 0 if code == -signal.SIGTERM else abs(code)  # told before it could listen
 
 
 def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
@@ -188,6 +182,7 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
         targets=context.targets(),
         ingests=[ingest for config in configuration.pipelines.values() for ingest in context.ingests(config)],
         health=context.health(),
+        tasks={INDEX: projecting(configuration, kafka, clock)},
     )
 
 
@@ -196,7 +191,7 @@ class _Shared:
     """What all write-backs into one system have together."""
 
     gate: Gate
-    threads: ThreadPoolExecutor
+    threads: Threads
     budget: RetryBudget
     total_timeout: float
 
@@ -241,13 +236,14 @@ class _Context:
         source = source_of(self.configuration, self.systems, config.source)
         system = self.configuration.systems[config.source.system]
         specs = source.tasks()
-        threads = ThreadPoolExecutor(max_workers=len(specs), thread_name_prefix=f"source-{config.name}")
+        patience = system.timeouts.total.total_seconds()
+        threads = Threads(f"source-{config.name}", len(specs), patience, self.clock)
         prefix = self.configuration.hub.kafka.prefix
         return [
             Ingest(
                 pipeline=config.name,
                 source=source,
-                task=spec,
+                task=in_hub(config.name, spec),
                 kafka=self.kafka,
                 control=self.control,
                 topics=self.topics(config.name),
@@ -255,9 +251,11 @@ class _Context:
                 transactional_id=f"{prefix}.{config.name}.{spec.name}",
                 config=self.digest(config),
                 credentials=self.credentials[config.source.system],
+                backfills=all(block.guards_version for block in config.writeback),
+                fresh=config.freshness.total_seconds() / 2,
                 every=config.source.every.total_seconds(),
                 limit=config.source.batch,
-                total_timeout=system.timeouts.total.total_seconds(),
+                total_timeout=patience,
                 threads=threads,
                 clock=self.clock,
             )
@@ -274,7 +272,7 @@ class _Context:
     def _target_system(self, name: str, blocks: list[tuple[PipelineConfig, WritebackConfig]]) -> TargetSystem:
         config = self.configuration.systems[name]
         gate = Gate(name, Breaker(self.clock), self.credentials[name], self.control, self.clock)
-        threads = ThreadPoolExecutor(max_workers=config.courtesy.concurrency, thread_name_prefix=f"write-{name}")
+        threads = Threads(f"write-{name}", config.courtesy.concurrency, self._drain(config), self.clock)
         shared = _Shared(gate, threads, RetryBudget(), self._drain(config))
         writebacks: dict[str, list[Writeback]] = {}
         for pipeline, block in blocks:
@@ -317,7 +315,8 @@ class _Context:
 
     def health(self) -> list[CredentialHealth]:
         """A task for each system that wants credentials: it alone tries a secret that nobody has tried."""
-        threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="health")
+        longest = max((each.timeouts.total.total_seconds() for each in self.configuration.systems.values()), default=0)
+        threads = Threads("health", 2, longest, self.clock)
         found: dict[str, Checkable] = {}
         for config in self.configuration.pipelines.values():
             source = source_of(self.configuration, self.systems, config.source)

@@ -17,7 +17,7 @@ from schemas.codec import Undecodable, decode
 from schemas.control import ControlRecord, OffsetMove, Stopped, control_key
 from schemas.values import Offset
 from streams.admin import Admin, GroupPlace
-from streams.offsets import OffsetHistory, OffsetRecord, history_key
+from streams.offsets import OffsetHistory, OffsetRecord, history_key, in_hub
 from streams.standing import GroupOffset, Place, Stop, judge, mirror_key, subject_of
 from streams.topics import HubTopics, PipelineTopics, enrich_group, write_group
 from streams.words import did_you_mean
@@ -88,9 +88,10 @@ class Offsets:
         for pipeline in self.configuration.pipelines.values():
             source = source_of(self.configuration, self._systems, pipeline.source)
             for spec in source.tasks():
-                record = self._stored(spec.name.encode(), OffsetRecord)
+                task = in_hub(pipeline.name, spec)
+                record = self._stored(task.name.encode(), OffsetRecord)
                 system = self._systems[pipeline.source.system]
-                found[spec.name] = StoredTask(pipeline, system, spec, source.task(spec.name), record)
+                found[task.name] = StoredTask(pipeline, system, task, source.task(spec.name), record)
         return found
 
     def partitions(self) -> dict[str, StoredPartition]:

@@ -28,6 +28,13 @@ class Position(NamedTuple):
         return max(0, self.end - self.committed)
 
 
+class Span(NamedTuple):
+    """What one partition holds: the first offset that is still there, and the one after the last."""
+
+    begin: int
+    end: int
+
+
 class GroupPlace(NamedTuple):
     """Where a group stands in one partition."""
 
@@ -92,6 +99,20 @@ class Admin:
                 )
         return sorted(missing)
 
+    def remove(self, prefix: str) -> list[str]:
+        """Deletes all topics of a hub, with all that is in them. Returns their names.
+
+        Raises:
+            Retriable: Kafka did not delete all of them.
+        """
+        names = sorted(found["name"] for found in self._describe(None) if found["name"].startswith(f"{prefix}."))
+        try:
+            if names:
+                self._client.delete_topics(names)
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not delete the topics of {prefix}", detail=repr(error)) from error
+        return names
+
     def positions(self, group: str, topics: Sequence[str]) -> dict[str, Position]:
         """Committed offset and end of each topic. What a group has not committed counts from the beginning."""
         ends = self._ends(topics)
@@ -128,6 +149,8 @@ class Admin:
         return found
 
     def _committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        if not partitions:
+            return {}  # no worker has made the topics yet
         try:
             found = self._client.list_group_offsets({group: list(partitions)})[group]
         except CoordinatorNotAvailableError:
@@ -140,7 +163,15 @@ class Admin:
         """Records ever appended to a topic, markers of transactions included."""
         return sum(self._ends([topic]).values())
 
+    def spans(self, topics: Sequence[str]) -> dict[tuple[str, int], Span]:
+        """What each partition of these topics holds, by topic and number."""
+        begins, ends = self._offsets(topics, OffsetSpec.EARLIEST), self._ends(topics)
+        return {tuple(tp): Span(begins[tp], end) for tp, end in ends.items() if tp in begins}
+
     def _ends(self, topics: Sequence[str]) -> dict[TopicPartition, int]:
+        return self._offsets(topics, OffsetSpec.LATEST)
+
+    def _offsets(self, topics: Sequence[str], which: OffsetSpec) -> dict[TopicPartition, int]:
         partitions = [
             TopicPartition(found["name"], each["partition_index"])
             for found in self._describe(list(topics))
@@ -148,7 +179,7 @@ class Admin:
         ]
         if not partitions:
             return {}
-        found = self._client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        found = self._client.list_partition_offsets(dict.fromkeys(partitions, which))
         return {tp: found[tp].offset for tp in partitions}
 
     def read(self, topic: str, since: datetime | None = None) -> Iterator[Any]:
@@ -227,5 +258,10 @@ class Admin:
 
     def members(self, group: str) -> list[str]:
         """Instance ids of a group's members."""
-        found = self._client.describe_groups([group])[group]
+        try:
+            found = self._client.describe_groups([group])[group]
+        except CoordinatorNotAvailableError:
+            return []  # a new cluster: there is no group yet
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not tell who is in {group}", detail=repr(error)) from error
         return sorted(member.get("group_instance_id") or member["member_id"] for member in found.get("members", []))

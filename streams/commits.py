@@ -9,6 +9,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 
 from connectors.clock import Clock
+from connectors.failpoints import failpoint
 from schemas.codec import Undecodable, decode
 from schemas.control import OffsetMove, Stopped, Trouble
 from schemas.values import rfc3339
@@ -174,6 +175,7 @@ class Commits:
         subject, before = move.subject, stands_at(place)
         offset = place.low if move.offset is None else min(max(int(move.offset), place.low), place.high)
         await asyncio.wait_for(consumer.commit({tp: offset}), _PATIENCE)
+        failpoint("offset_before_mirror")
         now = rfc3339(self._clock.now())
         history = self._history(subject).with_move(move, before)
         record = GroupOffset(

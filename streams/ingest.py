@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from connectors.clock import Clock
@@ -32,6 +33,7 @@ from streams.credentials import SystemCredentials
 from streams.offsets import OffsetRecord, Stored
 from streams.runtime.kafka import Kafka, KafkaError
 from streams.runtime.publisher import Outgoing
+from streams.runtime.pulse import rest
 from streams.runtime.transaction import Interrupted, NotMine, TaskTransactions
 from streams.topics import MAX_CHANGE, HubTopics, PipelineTopics, Topic, ownership_partition
 
@@ -54,6 +56,10 @@ class Ingest:
     transactional_id: str
     config: str
     credentials: SystemCredentials
+    backfills: bool
+    """What is read before the source has caught up goes to the backfill: every target tells old versions from new."""
+    fresh: float
+    """Seconds of age up to which a change counts as live."""
     every: float
     limit: int
     total_timeout: float
@@ -98,7 +104,7 @@ class Ingest:
             if move is not None:
                 stored = await self._move(stored, move, transactions)
             record = await self._trusted(stored)
-            task = self.source.task(self.task.name)
+            task = self.source.task(offsets.at_source(self.task.name))
             failpoint("ingest_before_open")
             try:
                 await self._in_thread(task.open, record.offset)
@@ -132,7 +138,7 @@ class Ingest:
 
     async def _numbered(self, at: Stored, offset: Offset | None) -> Offset | None:
         """The same offset, where the source numbers its versions itself with numbers that go on."""
-        task = self.source.task(self.task.name)
+        task = self.source.task(offsets.at_source(self.task.name))
         if not isinstance(task, Numbering):
             return offset
         highest = None if at.record is None else at.record.highest
@@ -194,10 +200,13 @@ class Ingest:
         batch = await self._poll(task)
         while not turn.is_over:
             if batch is None:
+                record = offsets.caught_up(record)
                 await turn.rest(self.every)
                 batch = None if turn.is_over else await self._poll(task)
                 continue
             failpoint("ingest_after_poll")
+            if self._is_fresh(batch):
+                record = offsets.caught_up(record)
             record = offsets.followed(record, batch, rfc3339(self.clock.now()))
             upcoming = asyncio.ensure_future(self._poll(task))  # the source reads on while Kafka commits
             try:
@@ -213,6 +222,13 @@ class Ingest:
             if isinstance(following[0], BaseException):
                 raise following[0]
             batch = following[0]
+
+    def _is_fresh(self, batch: Batch) -> bool:
+        """Whether the newest change of a batch is as young as live ones are to be."""
+        if not batch.changes:
+            return False
+        age = self.clock.now() - datetime.fromisoformat(batch.changes[-1].time)
+        return age.total_seconds() <= self.fresh
 
     async def _poll(self, task: SourceTask) -> Batch | None:
         return await self._in_thread(task.poll, self.limit, self.clock.monotonic() + self.total_timeout)
@@ -233,7 +249,12 @@ class Ingest:
             changes.append(Outgoing(key, value, headers_of(change, config)))
             latest.append(Outgoing(key, None if change.after is None else value))
         outputs: dict[Topic, list[Outgoing]] = {self.hub.offsets: [offsets.outgoing(record)]}
-        found = {self.topics.changes: changes, self.topics.latest: latest, self.topics.dead: dead}
+        live = record.live or not self.backfills
+        found = {
+            self.topics.changes if live else self.topics.backfill: changes,
+            self.topics.latest: latest,
+            self.topics.dead: dead,
+        }
         return outputs | {topic: records for topic, records in found.items() if records}
 
     def _too_large(self, change: Change, key: bytes, value: bytes, now: str) -> Outgoing:
@@ -276,9 +297,10 @@ class _Turn:
     async def rest(self, seconds: float) -> None:
         """Waits, but not beyond its end."""
         try:
-            async with asyncio.timeout(seconds):
-                while not self.is_over:
-                    await first_of(self._stop.wait(), self._control.moved.wait())
+            with rest():
+                async with asyncio.timeout(seconds):
+                    while not self.is_over:
+                        await first_of(self._stop.wait(), self._control.moved.wait())
         except TimeoutError:
             return
 
@@ -308,7 +330,8 @@ class _Patience:
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
+    with rest():
+        try:
+            await asyncio.wait_for(stop.wait(), seconds)
+        except TimeoutError:
+            return

@@ -12,7 +12,7 @@ command's id, and goes on from there. With the id there it is carried out once, 
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -53,6 +53,8 @@ class OffsetRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What `depends_on` is a digest of, for the message when it differs."""
     move: str | None = None
     """Id of the last move."""
+    live: bool = True
+    """It has caught up: its changes are live. Before that, and again after a move, they are backfill."""
 
 
 class PastMove(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,9 +131,19 @@ class Stored:
         return None if self.record is None else self.record.offset
 
 
+def in_hub(pipeline: str, spec: TaskSpec) -> TaskSpec:
+    """A task under its name in the hub, `<pipeline>/<system>.<object>`: several pipelines may read one table."""
+    return replace(spec, name=f"{pipeline}/{spec.name}")
+
+
+def at_source(task: str) -> str:
+    """The name that its source gave to it."""
+    return task.partition("/")[2]
+
+
 def origin_of(task: str) -> str:
     """What `ce_source` of its changes holds: `/<system>/<object>`."""
-    return f"/{task.replace('.', '/', 1)}"
+    return f"/{at_source(task).replace('.', '/', 1)}"
 
 
 async def was_read_before(kafka: Kafka, topics: Iterable[Topic], task: str) -> bool:
@@ -250,7 +262,13 @@ def _shown(value: JsonValue) -> str:
 def first_record(task: TaskSpec) -> OffsetRecord:
     """The record of a task that has none."""
     return OffsetRecord(
-        task=task.name, depends_on=task.depends_on, offset=None, changes=0, time="", parts=dict(task.parts)
+        task=task.name,
+        depends_on=task.depends_on,
+        offset=None,
+        changes=0,
+        time="",
+        parts=dict(task.parts),
+        live=False,
     )
 
 
@@ -276,8 +294,14 @@ def moved(task: TaskSpec, at: Stored, move: OffsetMove, to: Offset | None, time:
         parts=dict(task.parts),
         highest=before.highest,
         move=move.id,
+        live=False,
     )
     return Stored(record, at.history.with_move(move, before.offset, before.depends_on))
+
+
+def caught_up(record: OffsetRecord) -> OffsetRecord:
+    """The same, with changes that are live from now on."""
+    return record if record.live else msgspec.structs.replace(record, live=True)
 
 
 def followed(record: OffsetRecord, batch: Batch, time: str) -> OffsetRecord:

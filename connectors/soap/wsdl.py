@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlparse
 
-import zeep
 from lxml import etree
-from zeep.exceptions import Error as ZeepError
-from zeep.exceptions import ExternalReferenceForbidden
-from zeep.wsdl.bindings import Soap11Binding, Soap12Binding
 
 from connectors.errors import ConfigError, Rejected
 from connectors.soap.envelope import NO_ACTION, SOAP_11, SOAP_12, Unreadable, headers_of, nothing, parse
+from connectors.soap.library import Client, ExternalReferenceForbidden, Settings, Soap11Binding, Soap12Binding
+from connectors.soap.library import Error as ZeepError
 from connectors.soap.rows import Field, fields_of
 from connectors.soap.schema import compile_schema
 from schemas.values import JsonValue
@@ -138,7 +136,7 @@ class Service:
         """
         files = PinnedFiles(wsdl)
         try:
-            client = zeep.Client(str(wsdl.resolve()), transport=files, settings=zeep.Settings(**_SETTINGS))
+            client = Client(str(wsdl.resolve()), transport=files, settings=Settings(**_SETTINGS))
         except ConfigError as error:
             raise ConfigError(error.message, file=str(wsdl)) from error
         except ExternalReferenceForbidden as error:

@@ -1,6 +1,6 @@
 """Rows of one table: the statement of a page, and a row as a change."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -13,11 +13,12 @@ from connectors.sql.position import CursorColumn
 from connectors.sql.tables import column, names_of, qualified, quoted, unknown
 from connectors.sql.types import Reader, reader_of, sqlite_reader_of
 from schemas.change import Change, Op, content_digest, event_id
-from schemas.values import Record, UnknownType, rfc3339
+from schemas.values import Key, Record, UnknownType, rfc3339
 from schemas.version import Version, position_of
 
 Row: TypeAlias = Sequence[Any]
-_DOMAIN = 1
+DOMAIN = 1
+_KEYS_AT_ONCE = 100
 
 
 class Rows:
@@ -90,6 +91,17 @@ class Rows:
             where.append(f"({beyond})")
         return where, parameters
 
+    def of_keys(self, connection: sa.Connection, keys: Sequence[Key]) -> Iterator[Row]:
+        """The rows of these keys, as far as they are there."""
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            part = keys[start : start + _KEYS_AT_ONCE]
+            each = [
+                " AND ".join(f"{quoted(name, self._dialect)} = :k{n}_{i}" for i, name in enumerate(self._key))
+                for n in range(len(part))
+            ]
+            values = {f"k{n}_{i}": key[name] for n, key in enumerate(part) for i, name in enumerate(self._key)}
+            yield from connection.execute(sa.text(f"{self._from} WHERE ({') OR ('.join(each)})"), values)
+
     def moment(self, row: Row) -> datetime:
         """When the row changed, in UTC."""
         return self.cursor.moment(row[self._cursor_at])
@@ -106,7 +118,7 @@ class Rows:
         key = {name: after[name] for name in self._key}
         if None in key.values():
             raise SystemFault(f"a row of {self._origin} has a null in its key: {key!r}", code="key")
-        version = str(Version(_DOMAIN, position_of(moment)))
+        version = str(Version(DOMAIN, position_of(moment)))
         digest = content_digest(after, self._ignored)
         return Change(
             op=Op.UPSERT,

@@ -13,16 +13,18 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from connectors.contract import Report, TaskSpec
+from connectors.buckets import without_cause
+from connectors.contract import Bucket, Held, KeyRange, Passed, Report, TaskSpec
 from connectors.errors import ConfigError
+from connectors.sql.compare import ComparedTable, OfCursor
 from connectors.sql.config import SqlSourceConfig
 from connectors.sql.database import Database
 from connectors.sql.late_commits import ActiveTransactions, guard_of, rights
 from connectors.sql.position import Reached, reached
-from connectors.sql.rows import Row, Rows
+from connectors.sql.rows import DOMAIN, Row, Rows
 from connectors.sql.tables import reflected
-from schemas.change import Batch, Change
-from schemas.values import Offset, rfc3339
+from schemas.change import Batch, Change, canonical_key
+from schemas.values import Key, Offset, rfc3339
 from schemas.version import Version, position_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -51,6 +53,43 @@ class SqlSource:
         from connectors.sql.check import check_source
 
         return check_source(self._config, self._database)
+
+    def digest(self, key_range: KeyRange, deadline: float) -> list[Bucket]:
+        """`Comparable`."""
+        return self._compared(deadline).digest(key_range, deadline)
+
+    def held(self, key_range: KeyRange, deadline: float) -> list[Held]:
+        """`Comparable`."""
+        return self._compared(deadline).held(key_range, deadline)
+
+    def passed(self, offset: Offset, deadline: float) -> Passed | None:
+        """`Rereadable`. Below the bound of a finished look; within one, up to the time of the last row."""
+        cursor = self._rows(deadline).cursor
+        at = reached(offset, cursor, len(self._config.order)).at
+        if at is None:
+            return None
+        moment = cursor.moment(at[0]) + (timedelta() if len(at) == 1 else timedelta(microseconds=1))
+        return Passed(without_cause(str(Version(DOMAIN, position_of(moment)))), rfc3339(moment))
+
+    def reread(self, keys: Sequence[Key], deadline: float) -> list[Change | None]:
+        """`Rereadable`."""
+        rows = self._rows(deadline)
+        with self._database.reading(deadline, f"read {self._config.table} again") as connection:
+            found = [rows.change(row, rows.moment(row)) for row in rows.of_keys(connection, keys)]
+        by_key = {canonical_key(change.key): change for change in found}
+        return [by_key.get(canonical_key(key)) for key in keys]
+
+    def _rows(self, deadline: float) -> Rows:
+        with self._database.reading(deadline, f"read {self._config.table}") as connection:
+            return Rows(self._config, reflected(connection, self._config.table), self._database, self._written)
+
+    def _compared(self, deadline: float) -> ComparedTable:
+        place = f"compare {self._config.table}"
+        with self._database.reading(deadline, place) as connection:
+            table = reflected(connection, self._config.table)
+        rows = Rows(self._config, table, self._database, self._written)
+        cursor = OfCursor(table.columns[self._config.read.timestamp], rows.cursor, self._database)
+        return ComparedTable(self._database, table, cursor, place)
 
 
 class SqlSourceTask:

@@ -1,4 +1,4 @@
-"""`crossdock dead`: dead letters listed, grouped, shown, sent again, discarded."""
+"""The verbs of `dead`: dead letters listed, grouped, shown, sent again, discarded."""
 
 from datetime import timedelta
 from pathlib import Path

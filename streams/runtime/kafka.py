@@ -27,6 +27,9 @@ Consumer: TypeAlias = AIOKafkaConsumer
 
 MAX_BATCH = 900_000
 """Bytes of one record batch: below the broker's limit of 1 MiB."""
+FETCH, FETCH_PARTITION = 1 << 20, 256 << 10
+"""Bytes of one answer, and of a partition in it: aiokafka holds them packed beside what the readers hold unpacked. A
+batch that is larger comes whole."""
 _NEVER = 10**12
 _REQUEST_TIMEOUT = 120_000
 
@@ -78,16 +81,23 @@ class Kafka:
             auto_offset_reset="none",
             isolation_level="read_committed",
             partition_assignment_strategy=(RangePartitionAssignor,),
-            max_partition_fetch_bytes=1 << 20,
+            **_FETCHED,
             **self._common(),
         )
 
-    def viewer(self, *, committed: bool = True) -> AIOKafkaConsumer:
-        """A reader without a group. `committed=False` also sees what open transactions have written."""
+    def viewer(self, *, committed: bool = True, wait: float = 0.5) -> AIOKafkaConsumer:
+        """A reader without a group.
+
+        Args:
+            committed: False = it also sees what open transactions have written.
+            wait: seconds that the broker keeps a fetch at the end of a partition, and every other request with it.
+        """
         return AIOKafkaConsumer(
+            fetch_max_wait_ms=int(wait * 1000),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed" if committed else "read_uncommitted",
+            **_FETCHED,
             **self._common(),
         )
 
@@ -101,6 +111,7 @@ class Kafka:
 
 
 _SIZES: dict[str, Any] = {"max_batch_size": MAX_BATCH, "max_request_size": 5 << 20}
+_FETCHED: dict[str, Any] = {"fetch_max_bytes": FETCH, "max_partition_fetch_bytes": FETCH_PARTITION}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ class View:
         KafkaError: from every method: the broker is away.
     """
 
-    def __init__(self, kafka: Kafka) -> None:
-        self._consumer: AIOKafkaConsumer = kafka.viewer()
+    def __init__(self, kafka: Kafka, wait: float = 0.5) -> None:
+        """A short `wait` is for looking around, which costs many small requests; a long one for following."""
+        self._consumer: AIOKafkaConsumer = kafka.viewer(wait=wait)
         self._at: TopicPartition | None = None
 
     async def __aenter__(self) -> "View":
@@ -36,6 +37,10 @@ class View:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await stop_quietly(self._consumer)
+
+    async def beginning(self, tp: TopicPartition) -> int:
+        """The offset of the first record that has not expired."""
+        return int((await self._consumer.beginning_offsets([tp]))[tp])
 
     async def end(self, tp: TopicPartition) -> int:
         """The offset after the last committed record."""

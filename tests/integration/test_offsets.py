@@ -80,7 +80,7 @@ class Hub:
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
-    def move(self, action: Action, subject: str = "erp.orders", wait: float = 60, **to: Any) -> dict[str, Any]:
+    def move(self, action: Action, subject: str = "erp-region/erp.orders", wait: float = 60, **to: Any) -> dict[str, Any]:
         wish = Wish(subject, action, "Ada", "to see it", **to)
         return move(self.folder, wish, SystemClock(), yes=True, wait=wait)
 
@@ -91,7 +91,7 @@ class Hub:
         return done.stderr
 
     def task(self) -> dict[str, Any]:
-        (task,) = show(self.folder, SystemClock(), "erp.orders")["tasks"]
+        (task,) = show(self.folder, SystemClock(), "erp-region/erp.orders")["tasks"]
         return dict(task)
 
     def start(self) -> None:
@@ -147,10 +147,10 @@ def test_a_reset_is_carried_out_once_reads_all_again_and_changes_nothing_at_the_
     hub.start()
     hub.settle(1)
     before = hub.task()["offset"]
-    plan = hub.offsets("reset", "erp.orders")
+    plan = hub.offsets("reset", "erp-region/erp.orders")
     assert (plan["asked"], plan["moves"][0]["again"], plan["moves"][0]["skipped"]) == (False, COUNT, 0)
     assert hub.task()["history"] == []
-    made = hub.offsets("reset", "erp.orders", "--yes", "--reason", "to see it", "--by", "Ada", "--wait", "60")
+    made = hub.offsets("reset", "erp-region/erp.orders", "--yes", "--reason", "to see it", "--by", "Ada", "--wait", "60")
     assert made["done"]
     hub.settle(2)
     assert hub.effects == COUNT
@@ -161,7 +161,7 @@ def test_a_reset_is_carried_out_once_reads_all_again_and_changes_nothing_at_the_
     assert hub.move("undo")["done"]
     assert hub.task()["offset"] == before
     assert [each["undone"] for each in hub.task()["history"]] == [True, False]
-    assert "nothing of erp.orders is there to be undone" in hub.refused("undo", "erp.orders", "--yes", "--reason", "x")
+    assert "nothing of erp-region/erp.orders is there to be undone" in hub.refused("undo", "erp-region/erp.orders", "--yes", "--reason", "x")
     assert hub.times_read() == 2
 
 
@@ -174,7 +174,7 @@ def test_a_move_waits_for_a_worker_and_an_offset_of_another_configuration_stops_
     asked = hub.move("set", moment=noon, wait=0)
     assert (asked["done"], asked["moves"][0]["again"], asked["moves"][0]["skipped"]) == (False, 61, 0)
     assert hub.task()["waits"]["action"] == "set"
-    with pytest.raises(ConfigError, match="by Ada waits for a worker"):
+    with pytest.raises(ConfigError, match="a set of erp-region/erp.orders by Ada waits for a worker"):
         hub.move("undo")
     hub.start()
     hub.until(lambda: hub.task()["waits"] is None and hub.receipts() >= COUNT + 61)
@@ -185,7 +185,7 @@ def test_a_move_waits_for_a_worker_and_an_offset_of_another_configuration_stops_
     hub.until(lambda: hub.task()["state"] == "other_configuration")
     told = hub.task()
     assert 'read.incrementing was "id" and is "amount"' in told["reason"]
-    assert told["decide"] == "crossdock offsets reset FOLDER erp.orders"
+    assert told["decide"] == "crossdock offsets reset FOLDER erp-region/erp.orders"
     assert hub.times_read() == 1
     assert hub.move("reset")["done"]
     hub.settle(2)
@@ -203,7 +203,7 @@ def test_a_lost_offsets_topic_stops_the_source_and_a_full_replay_has_no_new_effe
     hub.admin._client.delete_topics([OFFSETS])
     hub.start()
     hub.until(lambda: hub.task()["state"] == "lost")
-    assert "task.stopped task=erp.orders trouble=lost" in hub.log.read_text()
+    assert "task.stopped task=erp-region/erp.orders trouble=lost" in hub.log.read_text()
     assert "partition.stopped" not in hub.log.read_text(), "Kafka's own commits hold"
     assert (hub.times_read(), hub.effects) == (1, COUNT)
     assert hub.move("reset")["done"]
