@@ -19,6 +19,7 @@ from crossdock.broker import Broker
 from crossdock.moves import Action, Wish, move
 from crossdock.offsets import show
 from crossdock.ports import free_port
+from crossdock.status import status
 from crossdock.supervisor import Supervised
 from schemas.codec import decode
 from schemas.receipt import ReceiptRecord
@@ -217,6 +218,8 @@ def test_a_lost_offsets_topic_stops_the_source_and_a_full_replay_has_no_new_effe
     hub.start()
     hub.until(lambda: hub.task()["state"] == "lost")
     assert "task.stopped task=erp-region/erp.orders trouble=lost" in hub.log.read_text()
+    (told,) = status(hub.folder)["stopped"]
+    assert told["decide"] == "crossdock offsets reset FOLDER erp-region/erp.orders"
     assert "partition.stopped" not in hub.log.read_text(), "Kafka's own commits hold"
     assert (hub.times_read(), hub.effects) == (1, COUNT)
     assert hub.move("reset")["done"]
