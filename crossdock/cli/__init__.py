@@ -91,6 +91,10 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
         for each in found["systems"]
         if each["state"] != "running"
     ]
+    lines += [
+        f"  {each['subject']}: {each['trouble']}: {each['reason']}; decide with: {each['decide']}"
+        for each in found["stopped"]
+    ]
     if parked := sum(each["parked"] for each in found["systems"]):
         lines.append(f"  parked events: {parked}")
     for name, each in found["pipelines"].items():

@@ -19,7 +19,10 @@ from crossdock.broker import Broker
 from crossdock.moves import Action, Wish, move
 from crossdock.offsets import show
 from crossdock.ports import free_port
+from crossdock.status import status
 from crossdock.supervisor import Supervised
+from schemas.codec import decode
+from schemas.receipt import ReceiptRecord
 from streams.admin import Admin
 from streams.topics import HubTopics, PipelineTopics
 
@@ -112,6 +115,11 @@ class Hub:
 
     def receipts(self) -> int:
         return sum(1 for _ in self.admin.read(TOPICS.receipts.name))
+
+    def fates(self) -> list[tuple[str, str | None]]:
+        """What became of the first order, in the order of the topic."""
+        records = [record for record in self.admin.read(TOPICS.receipts.name) if record.key == b'{"id":1}']
+        return [(each.fate.value, each.reason) for each in (decode(record.value, ReceiptRecord) for record in records)]
 
     def until(self, condition: Callable[[], bool], seconds: float = 90) -> None:
         end = time.monotonic() + seconds
@@ -210,6 +218,8 @@ def test_a_lost_offsets_topic_stops_the_source_and_a_full_replay_has_no_new_effe
     hub.start()
     hub.until(lambda: hub.task()["state"] == "lost")
     assert "task.stopped task=erp-region/erp.orders trouble=lost" in hub.log.read_text()
+    (told,) = status(hub.folder)["stopped"]
+    assert told["decide"] == "crossdock offsets reset FOLDER erp-region/erp.orders"
     assert "partition.stopped" not in hub.log.read_text(), "Kafka's own commits hold"
     assert (hub.times_read(), hub.effects) == (1, COUNT)
     assert hub.move("reset")["done"]
@@ -240,3 +250,23 @@ def test_a_source_that_was_put_back_from_a_backup_stops_until_a_person_says_wher
         "INSERT INTO orders (id, country, amount, updated_at) VALUES (2000, 'US', 1, '2026-01-01 06:00:00.000')",
     )
     hub.until(lambda: hub.effects == COUNT + 1)
+
+
+def test_a_hub_drops_the_echo_of_its_own_write_and_nothing_that_a_person_changed(hub: Hub) -> None:
+    """I1, I2: the database moves the cursor of each row that the hub writes to, so each write is read again."""
+    hub.change("every: 200ms", "every: 3s")
+    hub.sql(
+        "DELETE FROM orders",
+        "CREATE TRIGGER stamp AFTER UPDATE OF region ON orders BEGIN "
+        "UPDATE orders SET updated_at = strftime('%Y-%m-%d %H:%M:%f', 'now') WHERE id = NEW.id; END",
+    )
+    hub.start()
+    hub.until_logged("tasks.assigned")
+    hub.sql("INSERT INTO orders (id, country, amount) VALUES (1, 'DE', 1)")
+    hub.until(lambda: hub.fates() == [("applied", None), ("filtered", "echo")])
+    assert (hub.times_read(), hub.effects) == (1, 1)
+    hub.sql("UPDATE orders SET country = 'US', region = 'EMEA', updated_at = strftime('%Y-%m-%d %H:%M:%f', 'now')")
+    hub.until(lambda: len(hub.fates()) == 4)
+    assert hub.fates()[2:] == [("applied", None), ("filtered", "echo")]
+    assert hub.sql("SELECT region FROM orders") == [("AMER",)]
+    assert hub.times_read() == 2
