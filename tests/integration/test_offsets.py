@@ -77,7 +77,9 @@ class Hub:
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
-    def move(self, action: Action, subject: str = "erp-region/erp.orders", wait: float = 60, **to: Any) -> dict[str, Any]:
+    def move(
+        self, action: Action, subject: str = "erp-region/erp.orders", wait: float = 60, **to: Any
+    ) -> dict[str, Any]:
         wish = Wish(subject, action, "Ada", "to see it", **to)
         return move(self.folder, wish, SystemClock(), yes=True, wait=wait)
 
@@ -149,7 +151,9 @@ def test_a_reset_is_carried_out_once_reads_all_again_and_changes_nothing_at_the_
     plan = hub.offsets("reset", "erp-region/erp.orders")
     assert (plan["asked"], plan["moves"][0]["again"], plan["moves"][0]["skipped"]) == (False, COUNT, 0)
     assert hub.task()["history"] == []
-    made = hub.offsets("reset", "erp-region/erp.orders", "--yes", "--reason", "to see it", "--by", "Ada", "--wait", "60")
+    made = hub.offsets(
+        "reset", "erp-region/erp.orders", "--yes", "--reason", "to see it", "--by", "Ada", "--wait", "60"
+    )
     assert made["done"]
     hub.settle(2)
     assert hub.effects == COUNT
@@ -160,7 +164,9 @@ def test_a_reset_is_carried_out_once_reads_all_again_and_changes_nothing_at_the_
     assert hub.move("undo")["done"]
     assert hub.task()["offset"] == before
     assert [each["undone"] for each in hub.task()["history"]] == [True, False]
-    assert "nothing of erp-region/erp.orders is there to be undone" in hub.refused("undo", "erp-region/erp.orders", "--yes", "--reason", "x")
+    assert "nothing of erp-region/erp.orders is there to be undone" in hub.refused(
+        "undo", "erp-region/erp.orders", "--yes", "--reason", "x"
+    )
     assert hub.times_read() == 2
 
 
