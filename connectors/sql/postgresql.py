@@ -13,8 +13,9 @@ from sqlalchemy.dialects import postgresql
 
 from connectors.errors import Retriable
 from connectors.sql.config import SqlWritebackConfig
+from connectors.sql.ledger import LEDGER
 from connectors.sql.tables import qualified, quoted
-from connectors.sql.target import LEDGER, Columns, Found, added, converted, plain_record, undecided
+from connectors.sql.target import Columns, Found, added, converted, plain_record, undecided
 from connectors.sql.types import reader_of, writer_of
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt

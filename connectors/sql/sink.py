@@ -30,10 +30,11 @@ from connectors.sql.compare import ComparedTable, OfColumn
 from connectors.sql.config import SqlWritebackConfig
 from connectors.sql.database import Database
 from connectors.sql.errors import code_of, failure_of, message_of
+from connectors.sql.ledger import LEDGER, Ledger
 from connectors.sql.postgresql import PostgresTarget
 from connectors.sql.sqlite import SqliteTarget
 from connectors.sql.tables import reflected
-from connectors.sql.target import LEDGER, Columns, Target, create_ledger
+from connectors.sql.target import Columns, Target
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
 from schemas.values import Key, Record
@@ -50,9 +51,9 @@ class SqlSink:
 
     _target: Target
 
-    def __init__(self, config: SqlWritebackConfig, database: Database) -> None:
+    def __init__(self, config: SqlWritebackConfig, database: Database, ledger: Ledger) -> None:
         holds_versions = config.version is not None and config.version.rule == "newer" and not config.version.value
-        self._config, self._database, self._replaced = config, database, Replaced()
+        self._config, self._database, self._ledger, self._replaced = config, database, ledger, Replaced()
         self.capabilities = Capabilities(
             config.idempotency, transactional=False, readable=True, comparable=holds_versions
         )
@@ -76,7 +77,7 @@ class SqlSink:
             )
             missing = not sa.inspect(connection).has_table(LEDGER)
         if self._config.idempotency is Idempotency.LEDGER and missing:
-            create_ledger(database, deadline)
+            self._ledger.create(deadline)
 
     def close(self) -> None:
         """The connections are the system's."""
@@ -88,9 +89,12 @@ class SqlSink:
 
     def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
         try:
-            return self._transaction(writes, deadline, by_halves=False)
+            receipts = self._transaction(writes, deadline, by_halves=False)
         except Rejected:
-            return self._transaction(writes, deadline, by_halves=True)
+            receipts = self._transaction(writes, deadline, by_halves=True)
+        if self._config.idempotency is Idempotency.LEDGER:
+            self._ledger.prune(deadline)
+        return receipts
 
     def read(self, keys: Sequence[Key], deadline: float) -> list[Record | None]:
         """See `connectors.contract.Readable`. Raises Retriable, SystemFault."""

@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from connectors.sql.config import SqlWritebackConfig
+from connectors.sql.ledger import LEDGER
 from connectors.sql.tables import qualified, quoted
-from connectors.sql.target import LEDGER, Columns, Found, added, converted, plain_record, undecided
+from connectors.sql.target import Columns, Found, added, converted, plain_record, undecided
 from connectors.sql.types import sqlite_reader_of
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt

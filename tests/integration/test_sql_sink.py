@@ -84,7 +84,9 @@ class Place:
         return sink
 
     def ledger(self) -> list[str]:
-        return [each for (each,) in self.run("SELECT write_id FROM crossdock_applied ORDER BY 1")]
+        """Ids of writes; the mark of the last pruning is none."""
+        found = [each for (each,) in self.run("SELECT write_id FROM crossdock_applied ORDER BY 1")]
+        return [each for each in found if not each.endswith("//pruned")]
 
     def end(self) -> None:
         for system in self._systems:
