@@ -55,5 +55,6 @@ schema: $(STAMP) ## the JSON schemas of the files, for editors
 	$(BIN)/python -m crossdock.configuration.schema config/schema
 
 .PHONY: bench
-bench: $(STAMP) ## what a row costs in the model step
+bench: $(STAMP) ## what a row costs in the model step, and what safety costs
 	$(BIN)/python -m benchmarks.model_step
+	$(BIN)/python -m benchmarks.safety

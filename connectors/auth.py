@@ -61,4 +61,9 @@ class ApiKey(Block):
         return {self.header: self.value.reveal()}
 
 
+def secret_of(headers: Mapping[str, str]) -> str:
+    """What these headers prove, as one text; empty where they prove nothing. Never printed."""
+    return "\n".join(f"{name}: {value}" for name, value in sorted(headers.items()))
+
+
 AuthConfig = Annotated[NoAuth | Basic | Bearer | ApiKey, Field(discriminator="type")]

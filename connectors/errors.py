@@ -5,9 +5,9 @@ CrossdockError            message: for the user; detail: for the operator. Neith
 ├── ConfigError           a person must change a file: file, line, column
 ├── Retriable             nothing happened, or it is safe to repeat: try again, after `retry_after` if given
 │   └── Throttled         the system asked to slow down: the whole system pauses
-├── AuthExpired           log in once, then again
+├── AuthExpired           a session has ended: log in once, then again
 ├── SystemFault           looks like a refusal, but the system is what is wrong: never a dead letter
-│   └── CredentialsRefused  the login failed: not again before a person or the hub's health task says so
+│   └── CredentialsRefused  it does not take our login: every further try brings the account nearer to its lock
 ├── Rejected              this record (or one of this batch) will never be accepted: `code`
 ├── Conflict              the target's version is not the one that was read
 ├── Unknown               sent, outcome not known: the idempotency class decides
@@ -59,7 +59,7 @@ class Throttled(Retriable):
 
 
 class AuthExpired(CrossdockError):
-    """The session or token is no longer valid."""
+    """A session is no longer valid, and a new login would make one."""
 
 
 class SystemFault(CrossdockError):
@@ -71,7 +71,10 @@ class SystemFault(CrossdockError):
 
 
 class CredentialsRefused(SystemFault):
-    """A login failed. Trying on would lock the account."""
+    """The login itself was refused: a person must give another secret, or the right back. No sink tries again."""
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__(message, code="credentials", detail=detail)
 
 
 class Rejected(CrossdockError):

@@ -50,6 +50,12 @@ TRANSITIONS: Final[Mapping[str, str]] = {
     "writeback_before_doubt": "a call that is never repeated has no answer; the broker does not know",
     "writeback_before_publish": "fates are decided; no receipt is published",
     "writeback_before_acknowledge": "the broker has every receipt; the batch is open",
+    "replay_before_commit": "the broker has events and marks; the transaction is open",
+    "replay_before_transaction": "what a command means is worked out; nothing is sent",
+    "replay_after_commit": "events and marks are with the broker; nothing else knows",
+    "offset_before_mirror": "a group's offset was moved; the note that it was is not written",
+    "index_before_commit": "rows and positions are in an open transaction of the index",
+    "index_after_commit": "the index has them; the next batch is not read",
     "writeback_before_commit": "batches are acknowledged; their offset is not committed",
     "writeback_after_commit": "the offset is committed",
 }

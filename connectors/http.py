@@ -2,7 +2,8 @@
 
 What every call has, whatever the connector forgets: a total deadline (headers and a dripping body included), a cap on
 the decompressed answer, the configured origin and no other, no redirects, no proxy or netrc from the environment, and
-failures named by what to do about them. It does not judge status codes: that is the connector's.
+failures named by what to do about them. It does not judge status codes, that is the connector's; but it sees to it
+that credentials which a system refuses are not tried by several calls at once.
 """
 
 import re
@@ -18,20 +19,27 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import httpcore
-import httpx
 
-from connectors.auth import Auth
+from connectors.auth import Auth, secret_of
 from connectors.clock import Clock
 from connectors.config import Timeouts
 from connectors.errors import ConfigError, CrossdockError, Rejected, Retriable, SystemFault, Unknown
+from connectors.html import asks_for_password
+from connectors.later import put_off
 from connectors.limits import RateLimit
+from connectors.login import Attempt, Login, digest_of
 from connectors.network import DeadlineBackend, Exchange
+
+with put_off({"httpx._main": ("main",)}):
+    import httpx
 
 MIB = 1024 * 1024
 LONGEST_WAIT = 300.0
 """Seconds: a longer Retry-After is cut to this, so that a typing error there does not stop a pipeline for a week."""
 
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
+_SAYS_NOTHING = frozenset({403, 407, 408, 425, 429})
+"""Statuses below 500 that may come from somebody who did not look at the credentials."""
 _KEEP_ALIVE = 4.0  # seconds; below the 5 s of common servers, so that we close an idle connection before they do
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -74,7 +82,7 @@ class HttpClient:
         """
         self._origin = _origin_of(origin)
         self._total = timeouts.total.total_seconds()
-        self._clock, self._limit, self._auth = clock, limit, auth
+        self._clock, self._limit, self._auth, self._login = clock, limit, auth, Login(clock)
         self._max_response = max_response
         self._places = threading.BoundedSemaphore(concurrency)
         self._backend = DeadlineBackend(clock)
@@ -105,16 +113,23 @@ class HttpClient:
             Retriable: nothing was sent, or the method only reads.
             Unknown: the request has left, and there is no complete answer.
             SystemFault: another origin, a certificate that does not hold, an answer over the cap.
+            CredentialsRefused: another call with them was refused a moment ago; nothing was sent.
             Rejected: a header value that may not be sent.
             ConfigError: a secret is missing or unfit.
         """
-        target = self._resolve(url, params)
+        target, credentials = self._resolve(url, params), self._credentials()
         request = self._client.build_request(
-            method, target, headers={**self._credentials(), **_checked(headers)}, content=content
+            method, target, headers={**credentials, **_checked(headers)}, content=content
         )
-        with self._place(deadline):
+        with self._place(deadline), self._login.turn(secret_of(credentials), deadline) as attempt:
             self._limit.wait(deadline)
-            return self._exchange(request, min(deadline, self._clock.monotonic() + self._total))
+            answer = self._exchange(request, min(deadline, self._clock.monotonic() + self._total))
+            _tell(attempt, answer)
+            return answer
+
+    def credentials_digest(self, system: str) -> str:
+        """See `connectors.contract.System`. Raises ConfigError if a secret is missing."""
+        return digest_of(secret_of(self._credentials()), system)
 
     def close(self) -> None:
         self._client.close()
@@ -169,6 +184,14 @@ class HttpClient:
         except _TooLarge:
             message = f"the answer is larger than {self._max_response:,} bytes (max_response)"
             raise _unusable(response.request, message) from None
+
+
+def _tell(attempt: Attempt, answer: HttpAnswer) -> None:
+    """401 and a login form in place of data refuse the credentials, as far as the next calls are concerned."""
+    if answer.status == 401 or asks_for_password(answer.body):
+        attempt.refused()
+    elif answer.status < 500 and answer.status not in _SAYS_NOTHING:
+        attempt.taken()
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

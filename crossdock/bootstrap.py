@@ -1,30 +1,31 @@
 """The composition root: the only place that knows all parts. Configuration goes in, a worker comes out."""
 
-import hashlib
 import logging
 import multiprocessing
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from connectors.budget import RetryBudget
 from connectors.clock import Clock, SystemClock
-from connectors.config import SourceConfig, SystemConfig, WritebackConfig
-from connectors.contract import Checkable, Readable, Source, System
-from connectors.errors import AuthExpired, ConfigError, Fatal, Retriable, SystemFault
+from connectors.config import SystemConfig, WritebackConfig
+from connectors.contract import Checkable, Readable, System
+from connectors.errors import ConfigError, Fatal, Retriable
 from connectors.failpoints import VARIABLE as FAILPOINT
 from connectors.failpoints import armed
 from connectors.retry import Retrying
 from crossdock.configuration.across import LONGEST_DRAIN, refuse
 from crossdock.configuration.load import Configuration, load_from_environment
 from crossdock.configuration.pipeline import PipelineConfig
+from crossdock.index import TASK as INDEX
+from crossdock.index import projecting
 from crossdock.instance import claim
 from crossdock.logs import write_logs
-from crossdock.memory import keep_small
+from crossdock.memory import keep_for_good, keep_small
+from crossdock.sources import source_of
 from crossdock.supervisor import Supervised
 from streams.brake import Brake
 from streams.breaker import Breaker
@@ -35,10 +36,14 @@ from streams.derive import Derive
 from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
+from streams.metrics import METRICS
+from streams.offsets import in_hub
 from streams.only import Only
 from streams.pipeline import Pipeline
 from streams.runtime.kafka import Kafka, quiet_logs
+from streams.runtime.life import Life
 from streams.runtime.publisher import Publisher
+from streams.runtime.threads import Threads
 from streams.scope import compile_path
 from streams.topics import HubTopics, PipelineTopics
 from streams.worker import Parts, TargetSystem, app_of
@@ -70,7 +75,12 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     systems: dict[str, System] = {}
     try:
         systems |= {name: config.build(clock) for name, config in configuration.systems.items()}
-        return _run(build(configuration, systems, lock.name, clock))
+        parts = build(configuration, systems, lock.name, clock)
+        if configuration.hub.metrics is not None:
+            _serve(configuration.hub.metrics.port)
+        life = Life(lambda: app_of(parts), clock)
+        keep_for_good()
+        return life.run()
     finally:
         for system in systems.values():
             system.close()
@@ -93,21 +103,15 @@ def _supervise(folder: Path, instance: str | None) -> int:
     child.start()
     while not child.wait(0.5):
         pass
-    return child.exit_code or 0
+    code = child.exit_code or 0
+    return 0 if code == -signal.SIGTERM else abs(code)  # told before it could listen
 
 
-def _run(parts: Parts) -> int:
-    """Faust's worker: its loop, its signals, its exit code."""
-    import faust
-
-    worker = faust.Worker(
-        app_of(parts), loglevel="INFO", redirect_stdouts=False, override_logging=False, quiet=True, console_port=0
-    )
+def _serve(port: int) -> None:
     try:
-        worker.execute_from_commandline()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+        METRICS.serve(port)
+    except OSError as error:
+        raise ConfigError(f"crossdock.yaml: metrics.port: {error}; choose another one") from error
 
 
 def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
@@ -142,65 +146,27 @@ def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
 
 
 def _prepare(configuration: Configuration, clock: Clock) -> None:
+    """Everything that flows has its topic, and every system was looked at, before anything flows."""
+    from crossdock.look import look_at_systems
+    from streams.admin import Admin
+
     refuse(configuration, clock)
+    kafka = configuration.hub.kafka
+    topics = [
+        topic
+        for name in configuration.pipelines
+        for topic in PipelineTopics.of(kafka.prefix, name, kafka.partitions).all()
+    ]
     systems = {name: config.build(clock) for name, config in configuration.systems.items()}
     try:
-        _look_at_systems(configuration, systems)
-        _prepare_topics(configuration)
+        with Admin(kafka.bootstrap, kafka.admin_security()) as admin:
+            created = admin.ensure(HubTopics.of(kafka.prefix).all())
+            look_at_systems(configuration, systems, admin, clock)
+            for name in created + admin.ensure(topics):
+                log.info("topic.created name=%s", name)
     finally:
         for system in systems.values():
             system.close()
-
-
-def _prepare_topics(configuration: Configuration) -> None:
-    """Everything that flows has its topic before anything flows."""
-    from streams.admin import Admin
-
-    hub = configuration.hub
-    topics = HubTopics.of(hub.kafka.prefix).all()
-    for name in configuration.pipelines:
-        topics += PipelineTopics.of(hub.kafka.prefix, name, hub.kafka.partitions).all()
-    with Admin(hub.kafka.bootstrap, hub.kafka.admin_security()) as admin:
-        for created in admin.ensure(topics):
-            log.info("topic.created name=%s", created)
-
-
-def _look_at_systems(configuration: Configuration, systems: Mapping[str, System]) -> None:
-    """Read-only: does each source and write-back fit its system? A system that is away is looked at when it is back.
-
-    Raises:
-        ConfigError: a table, column, operation or right that the files name is not there; all of them, a line each.
-    """
-    wrong: list[str] = []
-    for name, pipeline in configuration.pipelines.items():
-        blocks: list[tuple[tuple[str | int, ...], str, object]] = [
-            (("source",), pipeline.source.system, _source(configuration, systems, pipeline.source))
-        ]
-        for number, block in enumerate(pipeline.writeback):
-            sink = systems[block.system].sink(block, prefix=configuration.hub.kafka.prefix)
-            blocks.append((("writeback", number), block.system, sink))
-        for place, system, component in blocks:
-            try:
-                report = component.check() if isinstance(component, Checkable) else None
-            except (Retriable, AuthExpired, SystemFault) as error:
-                log.warning("check.postponed pipeline=%s system=%s reason=%s", name, system, error)
-                continue
-            problems = () if report is None else report.problems
-            wrong += [str(configuration.error(name, (*place, *each.path), each.message)) for each in problems]
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-
-
-def _source(configuration: Configuration, systems: Mapping[str, System], config: SourceConfig) -> Source:
-    """A source; what the hub itself writes into its system is not content of its records."""
-    written = {
-        field
-        for pipeline in configuration.pipelines.values()
-        for block in pipeline.writeback
-        if block.system == config.system
-        for field in block.set
-    }
-    return systems[config.system].source(config, written=frozenset(written))
 
 
 def build(configuration: Configuration, systems: Mapping[str, System], instance: str, clock: Clock) -> Parts:
@@ -209,7 +175,9 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
     kafka = Kafka(hub.kafka.bootstrap, client_id=f"crossdock-{instance}", security=hub.kafka.security())
     publisher = Publisher(kafka)
     control = Control(kafka, HubTopics.of(hub.kafka.prefix).control, publisher)
-    credentials = {name: SystemCredentials(name, _digest(system), control, clock) for name, system in systems.items()}
+    credentials = {
+        name: SystemCredentials(name, system.credentials_digest, control, clock) for name, system in systems.items()
+    }
     context = _Context(configuration, systems, kafka, clock, control, credentials)
     return Parts(
         prefix=hub.kafka.prefix,
@@ -223,11 +191,9 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
         targets=context.targets(),
         ingests=[ingest for config in configuration.pipelines.values() for ingest in context.ingests(config)],
         health=context.health(),
+        tasks={INDEX: projecting(configuration, kafka, clock)},
+        threads=context.pools,
     )
-
-
-def _digest(system: System) -> Callable[[], str]:
-    return getattr(system, "credentials_digest", lambda: "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +201,7 @@ class _Shared:
     """What all write-backs into one system have together."""
 
     gate: Gate
-    threads: ThreadPoolExecutor
+    threads: Threads
     budget: RetryBudget
     total_timeout: float
 
@@ -250,6 +216,11 @@ class _Context:
     clock: Clock
     control: Control
     credentials: Mapping[str, SystemCredentials]
+    pools: list[Threads] = field(default_factory=list)
+
+    def threads(self, name: str, size: int, patience: float) -> Threads:
+        self.pools.append(Threads(name, size, patience, self.clock))
+        return self.pools[-1]
 
     def topics(self, pipeline: str) -> PipelineTopics:
         kafka = self.configuration.hub.kafka
@@ -266,34 +237,40 @@ class _Context:
         return Pipeline(
             name=config.name,
             topics=self.topics(config.name),
-            config=self.digest(config),
+            config=config.digest,
             only=Only(config.only),
             derive=Derive(config.derive, names),
             lookups=Lookups(lookups, self.clock),
             model=model,
             clock=self.clock,
+            freshness=config.freshness,
+            backfill_rate=config.backfill.rate,
         )
 
     def ingests(self, config: PipelineConfig) -> list[Ingest]:
-        source = _source(self.configuration, self.systems, config.source)
+        source = source_of(self.configuration, self.systems, config.source)
         system = self.configuration.systems[config.source.system]
         specs = source.tasks()
-        threads = ThreadPoolExecutor(max_workers=len(specs), thread_name_prefix=f"source-{config.name}")
+        patience = system.timeouts.total.total_seconds()
+        threads = self.threads(f"source-{config.name}", len(specs), patience)
         prefix = self.configuration.hub.kafka.prefix
         return [
             Ingest(
                 pipeline=config.name,
                 source=source,
-                task=spec,
+                task=in_hub(config.name, spec),
                 kafka=self.kafka,
+                control=self.control,
                 topics=self.topics(config.name),
                 hub=HubTopics.of(prefix),
                 transactional_id=f"{prefix}.{config.name}.{spec.name}",
-                config=self.digest(config),
+                config=config.digest,
                 credentials=self.credentials[config.source.system],
+                backfills=all(block.guards_version for block in config.writeback),
+                fresh=config.freshness.total_seconds() / 2,
                 every=config.source.every.total_seconds(),
                 limit=config.source.batch,
-                total_timeout=system.timeouts.total.total_seconds(),
+                total_timeout=patience,
                 threads=threads,
                 clock=self.clock,
             )
@@ -310,7 +287,7 @@ class _Context:
     def _target_system(self, name: str, blocks: list[tuple[PipelineConfig, WritebackConfig]]) -> TargetSystem:
         config = self.configuration.systems[name]
         gate = Gate(name, Breaker(self.clock), self.credentials[name], self.control, self.clock)
-        threads = ThreadPoolExecutor(max_workers=config.courtesy.concurrency, thread_name_prefix=f"write-{name}")
+        threads = self.threads(f"write-{name}", config.courtesy.concurrency, self._drain(config))
         shared = _Shared(gate, threads, RetryBudget(), self._drain(config))
         writebacks: dict[str, list[Writeback]] = {}
         for pipeline, block in blocks:
@@ -327,7 +304,7 @@ class _Context:
             pipeline=pipeline.name,
             prefix=prefix,
             topics=self.topics(pipeline.name),
-            config=self.digest(pipeline),
+            config=pipeline.digest,
             target=Target(
                 writeback=f"{pipeline.name}/{name}",
                 sink=Retrying(OpenedAtFirstUse(sink), self.clock, budget=shared.budget),
@@ -344,6 +321,7 @@ class _Context:
             fields={theirs: compile_path(path, lookups) for theirs, path in block.set.items()},
             expected=None if block.expected_path is None else compile_path(block.expected_path, lookups),
             if_changed=block.if_changed,
+            coalesce=0.0 if block.coalesce is None else block.coalesce.total_seconds(),
             replaces=block.replaces,
             control=self.control,
             control_topic=HubTopics.of(prefix).control,
@@ -352,10 +330,11 @@ class _Context:
 
     def health(self) -> list[CredentialHealth]:
         """A task for each system that wants credentials: it alone tries a secret that nobody has tried."""
-        threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="health")
+        longest = max((each.timeouts.total.total_seconds() for each in self.configuration.systems.values()), default=0)
+        threads = self.threads("health", 2, longest)
         found: dict[str, Checkable] = {}
         for config in self.configuration.pipelines.values():
-            source = _source(self.configuration, self.systems, config.source)
+            source = source_of(self.configuration, self.systems, config.source)
             prefix = self.configuration.hub.kafka.prefix
             parts: dict[str, object] = {config.source.system: source}
             parts |= {block.system: self.systems[block.system].sink(block, prefix=prefix) for block in config.writeback}
@@ -367,7 +346,3 @@ class _Context:
 
     def _drain(self, system: SystemConfig) -> float:
         return min(LONGEST_DRAIN, system.timeouts.total.total_seconds())
-
-    def digest(self, config: PipelineConfig) -> str:
-        """Twelve hex digits of a pipeline's own file, stamped on its events. Secrets stand in it as references."""
-        return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]

@@ -1,11 +1,16 @@
 """The state of a hub, seen from outside: what has moved, what waits, who runs it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from crossdock.configuration.load import load_from_environment
+from crossdock.operator import records
+from schemas.control import WorkerState
 from streams.admin import Admin
-from streams.topics import PipelineTopics, enrich_group, tasks_group, write_group
+from streams.topics import PipelineTopics, Topic, enrich_group, tasks_group, write_group
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -20,23 +25,43 @@ def status(folder: Path) -> dict[str, Any]:
         pipelines = {}
         for name, pipeline in configuration.pipelines.items():
             topics = PipelineTopics.of(kafka.prefix, name, kafka.partitions)
-            waiting = admin.positions(enrich_group(kafka.prefix, hub.worker_group), [topics.changes.name])
+            enriching = _behind(admin, enrich_group(kafka.prefix, hub.worker_group), topics.to_enrich)
             writing = {
-                system: admin.positions(write_group(kafka.prefix, system), [topics.enriched.name])[
-                    topics.enriched.name
-                ].behind
+                system: _behind(admin, write_group(kafka.prefix, system), topics.to_write)
                 for system in sorted({block.system for block in pipeline.writeback})
             }
             pipelines[name] = {
-                "waiting_for_enrich": waiting[topics.changes.name].behind,
-                "waiting_for_writeback": writing,
+                "waiting_for_enrich": enriching[0],
+                "waiting_for_writeback": {system: live for system, (live, _) in writing.items()},
+                "waiting_in_backfill": enriching[1] + sum(backfill for _, backfill in writing.values()),
                 "receipts": admin.size(topics.receipts.name),
                 "dead": admin.size(topics.dead.name),
                 "review": admin.size(topics.review.name),
             }
+        workers = admin.members(tasks_group(kafka.prefix))
         return {
             "kafka": kafka.bootstrap,
             "insecure": kafka.insecure,
-            "workers": admin.members(tasks_group(kafka.prefix)),
+            "workers": workers,
+            "systems": _systems(admin, kafka.prefix, workers),
             "pipelines": pipelines,
         }
+
+
+def _behind(admin: Admin, group: str, topics: tuple[Topic, Topic]) -> tuple[int, int]:
+    """Records that a group has not finished with: live, and backfill."""
+    live, backfill = (topic.name for topic in topics)
+    found = admin.positions(group, [live, backfill])
+    return found[live].behind, found[backfill].behind
+
+
+def _systems(admin: Admin, prefix: str, workers: Sequence[str]) -> list[dict[str, Any]]:
+    """Each system that is written to, as each living worker sees it."""
+    living = {name.rpartition(".")[2] for name in workers}
+    told = [each for each in records(admin, prefix).values() if isinstance(each, WorkerState)]
+    return [
+        {"worker": each.instance, "system": name, **msgspec.structs.asdict(state)}
+        for each in told
+        if each.instance in living
+        for name, state in sorted(each.systems.items())
+    ]

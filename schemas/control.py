@@ -2,11 +2,17 @@
 
 The topic is compacted and has one partition, so every worker sees the same records in the same order. The key is
 `<kind>/<name>`; a tombstone takes a record back.
+
+A command about a dead letter, and the mark that says what became of it, have names of their own each: nothing replaces
+them, so that together they are the audit.
 """
 
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
+
+from schemas.values import JsonValue
 
 
 class CredentialState(StrEnum):
@@ -105,7 +111,149 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True, tag="worker"):
         return self.instance
 
 
-ControlRecord = Credentials | Suspicion | Resolution | WorkerState
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person wants done with one dead letter. It is carried out once, by the one owner of the replayer."""
+
+    cd_schema: int = 1
+    name: str
+    """`<pipeline>/<offset>#<eight hex digits>`: two people may want the same, and both are told what became of it."""
+    letter: str
+    """`<pipeline>/<offset on <p>.dead>`, as `crossdock dead list` shows it."""
+    by: str
+    reason: str
+    time: str
+
+    @property
+    def verb(self) -> str:
+        """replay, edit or discard."""
+        return str(self.__struct_config__.tag)
+
+
+class Replay(Command, frozen=True, kw_only=True, tag="replay"):
+    """Send its event again, as it was."""
+
+    rate: float
+    """Letters per second, for all of those that are wanted one after the other."""
+
+
+class Edit(Command, frozen=True, kw_only=True, tag="edit"):
+    """Send its event again, with another `after`."""
+
+    after: msgspec.Raw
+
+
+class Discard(Command, frozen=True, kw_only=True, tag="discard"):
+    """It is settled: nobody needs its event any more."""
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True, tag="mark"):
+    """What became of a command; written in one transaction with what it did."""
+
+    cd_schema: int = 1
+    command: str
+    verb: str
+    letter: str
+    identity: str | None
+    """Of the letter; None where it could not be read any more."""
+    through: int = 0
+    """The end of `<p>.dead` then: letters of this identity before it are done, one after it is a new refusal."""
+    subject: str | None = None
+    """Key and source version of the event: its causes are counted together."""
+    cause: str | None = None
+    """Of the event that was sent: `replay:<n>`, `edit:<n>`."""
+    refused: str | None = None
+    """Why nothing was done."""
+    by: str
+    reason: str
+    asked: str
+    """The command's own time."""
+    time: str
+
+    @property
+    def name(self) -> str:
+        return self.command
+
+
+class OffsetMove(msgspec.Struct, frozen=True, kw_only=True, tag="offset"):
+    """A command: go on from another offset. The owner carries it out, once, and notes its id beside the offset."""
+
+    cd_schema: int = 1
+    subject: str
+    """A source task, or `<group>/<topic>/<partition>` without the hub's prefix."""
+    id: str
+    action: Literal["set", "reset", "undo"]
+    offset: JsonValue
+    """A source's own position; the number of a record for a partition; null = from the beginning."""
+    undoes: str | None = None
+    """Id of the move that an undo takes back; carried out only while that one stands."""
+    by: str
+    reason: str
+    time: str
+
+    @property
+    def name(self) -> str:
+        return self.subject
+
+
+class Trouble(StrEnum):
+    """Why something stands still until a person decides where it goes on."""
+
+    OTHER_CONFIGURATION = "other_configuration"  # the offset was stored for another table, mode, cursor, key or filter
+    LOST = "lost"  # there is no offset, although there was one
+    WENT_BACK = "went_back"  # the source is older than what was read of it
+    BEYOND_THE_END = "beyond_the_end"  # the topic ends before the offset
+    RETENTION_PASSED = "retention_passed"  # unread records were deleted
+    RECREATED = "recreated"  # the topic is another one of the same name
+    MISSING = "missing"  # the topic is gone
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True, tag="stopped"):
+    """A source task, or a partition of a group, that stands still; all others go on."""
+
+    cd_schema: int = 1
+    subject: str
+    trouble: Trouble
+    reason: str
+    command: str
+    """What a person may run to decide."""
+    time: str
+
+    @property
+    def name(self) -> str:
+        return self.subject
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True, tag="verified"):
+    """A write-back was compared with its source, and nothing differed."""
+
+    cd_schema: int = 1
+    writeback: str
+    """`<pipeline>/<write-back>`"""
+    through: str
+    """All that the source committed before this time."""
+    records: int
+    against: str
+    """What the source was compared with: `target` or `receipts`."""
+    time: str
+
+    @property
+    def name(self) -> str:
+        return self.writeback
+
+
+ControlRecord = (
+    Credentials
+    | Suspicion
+    | Resolution
+    | WorkerState
+    | Replay
+    | Edit
+    | Discard
+    | Mark
+    | OffsetMove
+    | Stopped
+    | Verified
+)
 
 
 def control_key(kind: type[msgspec.Struct], name: str) -> bytes:

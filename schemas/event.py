@@ -15,6 +15,8 @@ CAUSE = "cd_cause"
 """Why an event is written again: `replay:<n>` and the like; absent = live."""
 WRITEBACK = "cd_writeback"
 """The one write-back that an event is for; absent = all of its pipeline."""
+VERSION = "cd_version"
+CONFIG = "cd_config"
 
 _FIXED: Headers = [
     ("ce_specversion", b"1.0"),
@@ -57,17 +59,14 @@ def headers_of(change: Change, config: bytes) -> Headers:
         ("ce_type", b"crossdock.change." + change.op.value.encode()),
         ("ce_time", change.time.encode()),
         ("ce_subject", event_id[len(change.origin) + 1 :].partition("@")[0].encode()),
-        ("cd_version", change.version.encode()),
-        ("cd_config", config),
+        (VERSION, change.version.encode()),
+        (CONFIG, config),
     ]
-
-
-_HEADERS_OF_A_CHANGE = 9
 
 
 def cause_of(headers: Sequence[tuple[str, bytes]]) -> tuple[str, str | None]:
     """Cause of the writes that an event means, and the one write-back that it is for (None = all)."""
-    if len(headers) <= _HEADERS_OF_A_CHANGE:  # as ingest writes it: nothing was added
+    if not headers or headers[-1][0] == CONFIG:  # as ingest writes it: nothing was added
         return LIVE, None
     return header(headers, CAUSE) or LIVE, header(headers, WRITEBACK)
 

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -24,6 +26,22 @@ class Position(NamedTuple):
     @property
     def behind(self) -> int:
         return max(0, self.end - self.committed)
+
+
+class Span(NamedTuple):
+    """What one partition holds: the first offset that is still there, and the one after the last."""
+
+    begin: int
+    end: int
+
+
+class GroupPlace(NamedTuple):
+    """Where a group stands in one partition."""
+
+    committed: int | None
+    low: int
+    high: int
+    topic_id: str
 
 
 class Admin:
@@ -81,29 +99,79 @@ class Admin:
                 )
         return sorted(missing)
 
+    def remove(self, prefix: str) -> list[str]:
+        """Deletes all topics of a hub, with all that is in them. Returns their names.
+
+        Raises:
+            Retriable: Kafka did not delete all of them.
+        """
+        names = sorted(found["name"] for found in self._describe(None) if found["name"].startswith(f"{prefix}."))
+        try:
+            if names:
+                self._client.delete_topics(names)
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not delete the topics of {prefix}", detail=repr(error)) from error
+        return names
+
     def positions(self, group: str, topics: Sequence[str]) -> dict[str, Position]:
         """Committed offset and end of each topic. What a group has not committed counts from the beginning."""
         ends = self._ends(topics)
-        try:
-            committed = self._client.list_group_offsets({group: list(ends)})[group]
-        except CoordinatorNotAvailableError:
-            committed = {}  # a new cluster: nobody has committed anything yet
-        except KafkaError as error:
-            raise Retriable(f"Kafka does not tell where {group} stands", detail=repr(error)) from error
+        committed = self._committed(group, list(ends))
         found: dict[str, Position] = {topic: Position(0, 0) for topic in topics}
         for tp, end in ends.items():
-            at = committed.get(tp)
             before = found[tp.topic]
-            found[tp.topic] = Position(
-                before.committed + (max(0, at.offset) if at is not None else 0), before.end + end
-            )
+            found[tp.topic] = Position(before.committed + committed.get(tp, 0), before.end + end)
         return found
+
+    def places(self, group: str, topic: str) -> dict[int, "GroupPlace"]:
+        """Where a group stands in each partition of a topic; nothing if the topic is not there."""
+        found = self._describe([topic])
+        if not found:
+            return {}
+        topic_id = found[0]["topic_id"]
+        partitions = [TopicPartition(topic, each["partition_index"]) for each in found[0]["partitions"]]
+        lows = self._client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
+        highs = self._client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        committed = self._committed(group, partitions)
+        return {
+            tp.partition: GroupPlace(committed.get(tp), lows[tp].offset, highs[tp].offset, str(topic_id))
+            for tp in partitions
+        }
+
+    def newest(self, topic: str) -> dict[bytes, bytes]:
+        """The newest value of each key of a compacted topic."""
+        found: dict[bytes, bytes] = {}
+        for record in self.read(topic):
+            if record.value is None:
+                found.pop(record.key, None)
+            else:
+                found[record.key] = record.value
+        return found
+
+    def _committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        if not partitions:
+            return {}  # no worker has made the topics yet
+        try:
+            found = self._client.list_group_offsets({group: list(partitions)})[group]
+        except CoordinatorNotAvailableError:
+            return {}  # a new cluster: nobody has committed anything yet
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not tell where {group} stands", detail=repr(error)) from error
+        return {tp: at.offset for tp, at in found.items() if at is not None and at.offset >= 0}
 
     def size(self, topic: str) -> int:
         """Records ever appended to a topic, markers of transactions included."""
         return sum(self._ends([topic]).values())
 
+    def spans(self, topics: Sequence[str]) -> dict[tuple[str, int], Span]:
+        """What each partition of these topics holds, by topic and number."""
+        begins, ends = self._offsets(topics, OffsetSpec.EARLIEST), self._ends(topics)
+        return {tuple(tp): Span(begins[tp], end) for tp, end in ends.items() if tp in begins}
+
     def _ends(self, topics: Sequence[str]) -> dict[TopicPartition, int]:
+        return self._offsets(topics, OffsetSpec.LATEST)
+
+    def _offsets(self, topics: Sequence[str], which: OffsetSpec) -> dict[TopicPartition, int]:
         partitions = [
             TopicPartition(found["name"], each["partition_index"])
             for found in self._describe(list(topics))
@@ -111,13 +179,58 @@ class Admin:
         ]
         if not partitions:
             return {}
-        found = self._client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        found = self._client.list_partition_offsets(dict.fromkeys(partitions, which))
         return {tp: found[tp].offset for tp in partitions}
 
-    def read(self, topic: str) -> Iterator[Any]:
+    def read(self, topic: str, since: datetime | None = None) -> Iterator[Any]:
         """All committed records of a topic, up to its end at the time of the call; each has key, value, headers,
-        partition, offset. A topic that does not exist has none.
+        partition, offset. A topic that does not exist has none. With `since`, only those appended from then on.
         """
+        with self._reading(topic) as (consumer, partitions):
+            if not partitions:
+                return
+            ends = consumer.end_offsets(partitions)
+            if since is None:
+                consumer.seek_to_beginning(*partitions)
+            else:
+                found = consumer.offsets_for_times(dict.fromkeys(partitions, int(since.timestamp() * 1000)))
+                for tp in partitions:
+                    consumer.seek(tp, ends[tp] if found.get(tp) is None else found[tp].offset)
+            while any(consumer.position(tp) < end for tp, end in ends.items()):
+                for tp, records in consumer.poll(timeout_ms=500, max_records=2000).items():
+                    yield from (record for record in records if record.offset < ends[tp])
+
+    def unread(self, group: str, topic: str) -> Iterator[Any]:
+        """The committed records of a topic that a group has not passed yet, up to its end at the time of the call."""
+        ends = self._ends([topic])
+        try:
+            committed = self._client.list_group_offsets({group: list(ends)})[group]
+        except CoordinatorNotAvailableError:
+            committed = {}
+        with self._reading(topic) as (consumer, partitions):
+            for tp in partitions:
+                at = committed.get(tp)
+                consumer.seek(tp, max(0, at.offset) if at is not None else 0)
+            while any(consumer.position(tp) < ends.get(tp, 0) for tp in partitions):
+                for tp, records in consumer.poll(timeout_ms=500, max_records=2000).items():
+                    yield from (record for record in records if record.offset < ends[tp])
+
+    def at(self, topic: str, offset: int) -> Any | None:
+        """The committed record at that offset of partition 0; None if it has expired or never was."""
+        with self._reading(topic) as (consumer, partitions):
+            tp = TopicPartition(topic, 0)
+            if tp not in partitions:
+                return None
+            end = min(offset + 1, consumer.end_offsets([tp])[tp])
+            consumer.seek(tp, offset)
+            while consumer.position(tp) < end:
+                for record in consumer.poll(timeout_ms=500, max_records=1).get(tp, []):
+                    return record if record.offset == offset else None
+            return None
+
+    @contextmanager
+    def _reading(self, topic: str) -> Iterator[tuple[KafkaConsumer, list[TopicPartition]]]:
+        """A consumer without a group, with all partitions of the topic."""
         consumer = KafkaConsumer(
             group_id=None,
             enable_auto_commit=False,
@@ -126,16 +239,9 @@ class Admin:
             **self._arguments,
         )
         try:
-            numbers = consumer.partitions_for_topic(topic)
-            if not numbers:
-                return
-            partitions = [TopicPartition(topic, number) for number in numbers]
+            partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
             consumer.assign(partitions)
-            ends = consumer.end_offsets(partitions)
-            consumer.seek_to_beginning(*partitions)
-            while any(consumer.position(tp) < end for tp, end in ends.items()):
-                for tp, records in consumer.poll(timeout_ms=500, max_records=2000).items():
-                    yield from (record for record in records if record.offset < ends[tp])
+            yield consumer, partitions
         finally:
             consumer.close()
 
@@ -167,5 +273,10 @@ class Admin:
 
     def members(self, group: str) -> list[str]:
         """Instance ids of a group's members."""
-        found = self._client.describe_groups([group])[group]
+        try:
+            found = self._client.describe_groups([group])[group]
+        except CoordinatorNotAvailableError:
+            return []  # a new cluster: there is no group yet
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not tell who is in {group}", detail=repr(error)) from error
         return sorted(member.get("group_instance_id") or member["member_id"] for member in found.get("members", []))

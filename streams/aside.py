@@ -36,13 +36,14 @@ class PartitionsAside:
     def __init__(self, names: Mapping[PipelineTopics, Sequence[str]], kafka: Kafka, clock: Clock) -> None:
         """`names` are those of the write-backs, by their pipeline's topics."""
         self._kafka, self._clock, self._names = kafka, clock, names
-        self._topics = {topics.enriched.name: topics for topics in names}
+        self._topics = {topic.name: topics for topics in names for topic in topics.to_write}
         self._of: dict[TopicPartition, StandingAside] = {}
 
     @property
     def count(self) -> int:
         """Events that are parked."""
-        return sum(len(parked) for each in self._of.values() for parked in each.parked.values())
+        distinct = {id(each): each for each in self._of.values()}
+        return sum(len(parked) for each in distinct.values() for parked in each.parked.values())
 
     def of(self, tp: TopicPartition) -> StandingAside:
         return self._of[tp]
@@ -51,21 +52,27 @@ class PartitionsAside:
         return self._of[tp].next_due(self._clock)
 
     async def load(self, partitions: Sequence[TopicPartition]) -> None:
-        wanted = []
-        for tp in partitions:
-            topics = self._topics[tp.topic]
-            wanted += [TopicPartition(topic.name, tp.partition) for topic in (topics.parked, topics.intents)]
+        """Live and backfill of one partition share what stands aside of it: it is the same records'."""
+        numbers = {(self._topics[tp.topic], tp.partition) for tp in partitions}
+        wanted = [
+            TopicPartition(topic.name, number)
+            for topics, number in numbers
+            for topic in (topics.parked, topics.intents)
+        ]
         records = await newest_of(self._kafka, wanted)
-        self._of = {tp: self._found(tp, records) for tp in partitions}
+        found = {(topics, number): self._found(topics, number, records) for topics, number in numbers}
+        self._of = {tp: found[self._topics[tp.topic], tp.partition] for tp in partitions}
 
     def _found(
-        self, tp: TopicPartition, records: Mapping[TopicPartition, Mapping[bytes, ConsumerRecord]]
+        self,
+        topics: PipelineTopics,
+        number: int,
+        records: Mapping[TopicPartition, Mapping[bytes, ConsumerRecord]],
     ) -> StandingAside:
-        topics = self._topics[tp.topic]
         names = self._names[topics]
-        parked = records[TopicPartition(topics.parked.name, tp.partition)]
-        begun = records[TopicPartition(topics.intents.name, tp.partition)]
+        parked = records[TopicPartition(topics.parked.name, number)]
+        begun = records[TopicPartition(topics.intents.name, number)]
         return StandingAside(
-            parking.found(names, topics.parked, tp.partition, parked, self._clock),
-            intents.found(names, topics.intents, tp.partition, begun),
+            parking.found(names, topics.parked, number, parked, self._clock),
+            intents.found(names, topics.intents, number, begun),
         )

@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from schemas.codec import Undecodable, decode, encode
-from schemas.control import ControlRecord, control_key
+from schemas.control import Command, ControlRecord, Mark, OffsetMove, control_key
 from streams.runtime.compacted import Follower
 from streams.runtime.kafka import ConsumerRecord, Kafka
 from streams.runtime.publisher import Outgoing, Publisher
@@ -46,6 +46,11 @@ class Control:
         """Every subject's newest record of this kind."""
         return iter([each for each in self._records.values() if isinstance(each, kind)])
 
+    def move(self, subject: str, done: str | None) -> OffsetMove | None:
+        """The move that this subject is to make; None if the last one was `done`."""
+        found = self.find(OffsetMove, subject)
+        return None if found is None or found.id == done else found
+
     def listen(self, listener: Callable[[ControlRecord], None]) -> None:
         """Calls for each record that comes, in their order, also for those that stood there before."""
         self._listeners.append(listener)
@@ -73,6 +78,8 @@ class Control:
         except Undecodable as error:
             log.warning("control.unreadable key=%s reason=%s (a newer version of the hub wrote it?)", key, error)
             return
+        if isinstance(found, Command | Mark):
+            return  # the replayer's own; there may be many, and they never go
         self._records[key] = found
         for listener in self._listeners:
             listener(found)

@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from datetime import datetime, timedelta
 
 from connectors.clock import Clock
-from connectors.errors import CredentialsRefused, CrossdockError
+from connectors.errors import ConfigError, CredentialsRefused, CrossdockError
 from schemas.control import Credentials, CredentialState
 from schemas.values import rfc3339
 from streams.control import Control
@@ -34,7 +34,13 @@ class SystemCredentials:
 
     def __init__(self, system: str, digest: Callable[[], str], control: Control, clock: Clock) -> None:
         """`digest` tells the present secret's, without the secret; empty = the system wants none."""
-        self.system, self._digest, self._control, self._clock = system, digest, control, clock
+        self.system, self._digest_of, self._control, self._clock = system, digest, control, clock
+
+    def _digest(self) -> str:
+        try:
+            return self._digest_of()
+        except ConfigError:  # a file that is just being replaced: nobody calls before it is there
+            return "not there"
 
     @property
     def record(self) -> Credentials | None:
@@ -55,35 +61,45 @@ class SystemCredentials:
         before = self.record
         if before is not None and before.state is CredentialState.NEEDED:
             return
-        attempts = 1 + (before.attempts if before is not None else 0)
-        state = CredentialState.NEEDED if attempts >= ATTEMPTS else CredentialState.REFUSED
-        needed = state is CredentialState.NEEDED
-        log.error(
-            "credentials.refused system=%s attempts=%d of=%d reason=%s (%s)",
-            self.system,
-            attempts,
-            ATTEMPTS,
-            error,
-            "replace the secret; nothing tries again before" if needed else "one more try in 5 min",
-        )
-        await self._put(state, attempts, str(error))
+        await self._control.put(refused(self.system, self._digest(), before, error, self._clock))
 
     async def accepted(self) -> None:
         if not self.usable:
             log.info("credentials.accepted system=%s", self.system)
-            await self._put(CredentialState.ACCEPTED, 0, "")
-
-    async def _put(self, state: CredentialState, attempts: int, reason: str) -> None:
-        await self._control.put(
-            Credentials(
-                system=self.system,
-                state=state,
-                digest=self._digest(),
-                attempts=attempts,
-                reason=reason,
-                time=rfc3339(self._clock.now()),
+            await self._control.put(
+                Credentials(
+                    system=self.system,
+                    state=CredentialState.ACCEPTED,
+                    digest=self._digest(),
+                    attempts=0,
+                    reason="",
+                    time=rfc3339(self._clock.now()),
+                )
             )
-        )
+
+
+def refused(
+    system: str, digest: str, before: Credentials | None, error: CredentialsRefused, clock: Clock
+) -> Credentials:
+    """The record of one more failed login; tells the operator."""
+    attempts = 1 + (before.attempts if before is not None else 0)
+    needed = attempts >= ATTEMPTS
+    log.error(
+        "credentials.refused system=%s attempts=%d of=%d reason=%s (%s)",
+        system,
+        attempts,
+        ATTEMPTS,
+        error,
+        "replace the secret; nothing tries again before" if needed else "one more try in 5 min",
+    )
+    return Credentials(
+        system=system,
+        state=CredentialState.NEEDED if needed else CredentialState.REFUSED,
+        digest=digest,
+        attempts=attempts,
+        reason=str(error),
+        time=rfc3339(clock.now()),
+    )
 
 
 class CredentialHealth:

@@ -6,7 +6,7 @@
 | Retriable, Unknown              | another call worked meanwhile: halves, to find the sick record; else the breaker  |
 | SystemFault, AuthExpired        | the breaker opens                                                                 |
 | CredentialsRefused              | nobody calls before the health task or a person                                   |
-| the same record, twice alone    | another record is tried; if that works, this one is sick: it is parked            |
+| the same record, twice alone    | others are tried; it is sick if they work and it fails again: it is parked        |
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from connectors.clock import Clock
-from connectors.contract import Checkable, Readable, SinkTask
-from connectors.errors import AuthExpired, CrossdockError, Retriable, SystemFault, Unknown
-from connectors.refusals import SUSPECTED
+from connectors.contract import Checkable, Readable, Readback, SinkTask
+from connectors.errors import AuthExpired, ConfigError, CrossdockError, Retriable, SystemFault, Unknown
+from connectors.refusals import is_suspected
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
 from schemas.values import Key, Record
@@ -70,17 +70,29 @@ class OpenedAtFirstUse:
     def __init__(self, sink: SinkTask) -> None:
         self._sink, self._open, self._opening = sink, False, threading.Lock()
         self.capabilities = sink.capabilities
+        if isinstance(sink, Readback):
+            self._readback, self.happened = sink, self._happened
 
     def open(self) -> None:
-        """Once, whoever comes first. Raises what the sink's own `open` raises; then the next call tries again."""
+        """Once, whoever comes first. Raises what the sink's own `open` raises; then the next call tries again.
+
+        A file that fitted the system when the worker started is not what is wrong when it no longer does.
+        """
         with self._opening:
             if not self._open:
-                self._sink.open()
+                try:
+                    self._sink.open()
+                except ConfigError as error:
+                    raise SystemFault(str(error), code="changed") from error
                 self._open = True
 
     def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
         self.open()
         return self._sink.put(writes, deadline)
+
+    def _happened(self, writes: Sequence[Write], deadline: float) -> list[Receipt | None]:
+        self.open()
+        return self._readback.happened(writes, deadline)
 
     def close(self) -> None:
         self._sink.close()
@@ -123,56 +135,73 @@ class _Delivery:
     todo: list[int] = field(default_factory=list)
     size: int = 1
     alone: Counter[int] = field(default_factory=Counter)
-    failed_at: dict[int, float] = field(default_factory=dict)
+    """How often a record failed alone."""
+    first_failed: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.todo, self.size = list(range(len(self.writes))), self.target.batch
 
     async def call(self) -> None:
-        """One call: everything that is open, or one record as a probe."""
-        target, gate = self.target, self.target.gate
-        began = target.clock.monotonic()
+        """One call: as much as may go together, or one record as a probe."""
+        gate, began = self.target.gate, self.target.clock.monotonic()
         with gate.breaker.calling() as probe:
-            rows = [self._candidate()] if probe or self.size == 1 else self.todo[: self.size]
+            rows = self._next(probe=probe)
             try:
-                if probe and self.alone[rows[0]] >= ALONE and target.checker is not None:
-                    await asyncio.get_running_loop().run_in_executor(target.threads, target.checker.check)
-                    gate.succeeded()
+                if probe and self.alone[rows[0]] >= ALONE and self.target.checker is not None:
+                    await self._check(self.target.checker)
                 else:
-                    method = target.sink.once if probe else target.sink.put
-                    found = await target.call(method, [self.writes[row] for row in rows])
-                    gate.succeeded()
+                    method = self.target.sink.once if probe else self.target.sink.put
+                    found = await self.target.call(method, [self.writes[row] for row in rows])
+                    self._worked()
                     await self._take(rows, found, began)
             except (Retriable, Unknown) as error:
                 await self._failed(rows, error, began)
             except (SystemFault, AuthExpired) as error:
                 await gate.failed(error)
-            else:
-                self.size = min(target.batch, self.size * 2)
-        self._settle_sick()
 
-    def _candidate(self) -> int:
-        """The record that is tried alone: the first that has not failed so often that another one is to be tried."""
-        return min(self.todo, key=lambda row: self.alone[row] // ALONE)
+    def _next(self, *, probe: bool) -> list[int]:
+        """Records that failed alone too often go last, and alone: others are to show whether the system works."""
+        rows = [row for row in self.todo if self.alone[row] < ALONE]
+        if not rows:
+            return [min(self.todo, key=lambda row: self.alone[row])]
+        return rows[:1] if probe else rows[: self.size]
+
+    async def _check(self, checker: Checkable) -> None:
+        """There is no other record to try: whether the system as such works is asked of its check."""
+        await asyncio.get_running_loop().run_in_executor(self.target.threads, checker.check)
+        self._worked()
+
+    def _worked(self) -> None:
+        """The system works: what failed alone while it may have been away gets one more chance."""
+        self.target.gate.succeeded()
+        self.size = min(self.target.batch, self.size * 2)
+        for row, count in self.alone.items():
+            self.alone[row] = min(count, ALONE - 1)
 
     async def _failed(self, rows: list[int], error: CrossdockError, began: float) -> None:
+        works = self.target.gate.breaker.worked_since(began)
         if len(rows) == 1:
-            self._failed_alone(rows[0], self.target.clock.monotonic())
-        if self.target.gate.breaker.worked_since(began):
+            self._failed_alone(rows[0], error)
+        if works:
             self.size = max(1, len(rows) // 2)  # the system works for others: it is one of these records
-        else:
+        elif self.todo:
             await self.target.gate.failed(error)
             self.size = 1
 
-    def _failed_alone(self, row: int, moment: float) -> None:
+    def _failed_alone(self, row: int, error: object) -> None:
+        """It is sick if the system worked between two failures of it."""
         self.alone[row] += 1
-        self.failed_at[row] = moment
+        first = self.first_failed.setdefault(row, self.target.clock.monotonic())
+        if self.alone[row] >= ALONE and self.target.gate.breaker.worked_since(first):
+            self.receipts[row] = Receipt(Outcome.RETRY, attempts=self.alone[row], reason=str(error))
+            self.todo.remove(row)
 
     async def _take(self, rows: list[int], found: list[Receipt], began: float) -> None:
         ends = {row: receipt for row, receipt in zip(rows, found, strict=True) if receipt.outcome is not Outcome.RETRY}
         for row, receipt in zip(rows, found, strict=True):
-            if receipt.outcome is Outcome.RETRY and receipt.code != SUSPECTED:
-                self._failed_alone(row, began)  # the call as such worked, and this record did not
+            if receipt.outcome is Outcome.RETRY and not is_suspected(receipt):
+                self.first_failed.setdefault(row, began)  # the call as such worked, and this record did not
+                self._failed_alone(row, receipt.reason)
         suspected = self._suspected(ends)
         if suspected is not None:
             fingerprint, reason = suspected
@@ -190,10 +219,3 @@ class _Delivery:
             if fingerprint is not None and not target.gate.may_die(target.writeback, fingerprint):
                 return fingerprint, receipt.reason or ""
         return None
-
-    def _settle_sick(self) -> None:
-        """Records that failed alone, and after which something else worked: they are what is wrong."""
-        worked_since = self.target.gate.breaker.worked_since
-        for row in [row for row in self.todo if self.alone[row] >= ALONE and worked_since(self.failed_at[row])]:
-            self.receipts[row] = Receipt(Outcome.RETRY, attempts=self.alone[row], reason="fails alone, others do not")
-            self.todo.remove(row)

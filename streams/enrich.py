@@ -12,6 +12,7 @@ from connectors.failpoints import failpoint
 from schemas.change import Op
 from schemas.codec import extend
 from schemas.values import Record
+from streams.metrics import METRICS
 from streams.model.contract import Answer, RowError, Status
 from streams.pipeline import Pipeline
 from streams.runtime.kafka import ConsumerRecord
@@ -34,7 +35,7 @@ async def enrich(records: Sequence[ConsumerRecord], pipeline: Pipeline, hold: Ho
     Raises:
         Retriable: the model's system is away; nothing was decided.
     """
-    settled = Settled(pipeline.name, pipeline.topics, pipeline.config, pipeline.clock)
+    settled = Settled(pipeline.name, pipeline.topics, pipeline.config, pipeline.clock, _model(pipeline))
     incoming = _upserts(settled.decode(records), settled)
     scopes = [Scope(key=each.event.key, before=each.event.before, after=each.event.after) for each in incoming]
 
@@ -54,7 +55,12 @@ async def enrich(records: Sequence[ConsumerRecord], pipeline: Pipeline, hold: Ho
     failpoint("enrich_before_publish")
     for each, scope, found, answer in zip(incoming, scopes, looked_up, answers, strict=True):
         _route(settled, each, _value(each, scope.derived, found, answer), answer)
+    METRICS.settled(pipeline.name, "enrich", settled.outcomes)
     return settled.outputs
+
+
+def _model(pipeline: Pipeline) -> str | None:
+    return None if pipeline.model is None else f"{pipeline.model.model['name']}@{pipeline.model.model['version']}"
 
 
 def _upserts(incoming: list[Incoming], settled: Settled) -> list[Incoming]:

@@ -6,7 +6,7 @@
 | `breaker_open`      | the system is away or refuses everything         | a probe of one record, every 5 s |
 | `credentials`       | a login failed, or none has been tried yet       | the health task                  |
 | `needs_credentials` | logins failed for good                           | a person: another secret         |
-| `suspected`         | a write-back met too many refusals of one kind   | a person: `crossdock held`       |
+| `suspected`         | a write-back met too many refusals of one kind   | a person: `crossdock held list`  |
 
 What stands before a closed gate is held: its partition is read no further, and nothing becomes a dead letter.
 """
@@ -99,7 +99,7 @@ class Gate:
         """Too many refusals of one kind: this write-back stands still, on all workers, until a person decides."""
         log.error(
             "writeback.suspected writeback=%s fingerprint=%s reason=%s (suspected system change: nothing of it becomes "
-            "a dead letter; decide with `crossdock held`)",
+            "a dead letter; decide with `crossdock held retry` or `crossdock held dead`)",
             writeback,
             fingerprint,
             reason,

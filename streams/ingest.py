@@ -1,35 +1,41 @@
 """Ingest: changes of a source into Kafka, each batch and its offset in one transaction.
 
 ```
-take over -> stored offset -> open -> poll -> records + offset in one transaction -> ack -> poll -> ...
+take over -> stored offset -> a move that was asked for -> open -> poll -> records + offset in one transaction -> ack
 ```
 The order of the first two is the proof that nothing is emitted twice: after taking over, no older owner can commit.
+An offset that cannot be trusted is never jumped over: the task stands still, says so, and a person decides.
 """
 
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from connectors.clock import Clock
-from connectors.contract import Source, SourceTask, TaskSpec
+from connectors.contract import Comparing, Numbering, Source, SourceTask, TaskSpec
 from connectors.errors import AuthExpired, ConfigError, CredentialsRefused, Retriable, SystemFault
 from connectors.failpoints import failpoint
 from schemas.change import Batch, Change, canonical_key
 from schemas.codec import encode, encode_change
-from schemas.dead_letter import DeadLetter, fingerprint
+from schemas.control import OffsetMove, Stopped
+from schemas.dead_letter import DeadLetter, connect_headers, fingerprint
 from schemas.event import headers_of
-from schemas.values import rfc3339
+from schemas.values import Offset, rfc3339
 from streams import offsets
 from streams.backoff import backoff
+from streams.control import Control
 from streams.credentials import SystemCredentials
-from streams.runtime.kafka import Kafka
+from streams.offsets import OffsetRecord, Stored
+from streams.runtime.kafka import Kafka, KafkaError
 from streams.runtime.publisher import Outgoing
+from streams.runtime.pulse import rest
 from streams.runtime.transaction import Interrupted, NotMine, TaskTransactions
-from streams.topics import MAX_CHANGE, HubTopics, PipelineTopics, Topic
+from streams.topics import MAX_CHANGE, HubTopics, PipelineTopics, Topic, ownership_partition
 
 log = logging.getLogger("crossdock.streams.ingest")
 
@@ -44,11 +50,16 @@ class Ingest:
     source: Source
     task: TaskSpec
     kafka: Kafka
+    control: Control
     topics: PipelineTopics
     hub: HubTopics
     transactional_id: str
     config: str
     credentials: SystemCredentials
+    backfills: bool
+    """What is read before the source has caught up goes to the backfill: every target tells old versions from new."""
+    fresh: float
+    """Seconds of age up to which a change counts as live."""
     every: float
     limit: int
     total_timeout: float
@@ -58,6 +69,8 @@ class Ingest:
     async def run(self, stop: asyncio.Event) -> None:
         """Lives until `stop` is set, or the task turns out to be somebody else's."""
         patience = _Patience()
+        with rest():
+            await first_of(stop.wait(), self.control.known())
         while not stop.is_set():
             if not self.credentials.usable:
                 await _pause(stop, 1.0)
@@ -67,12 +80,16 @@ class Ingest:
             except NotMine:
                 log.info("task.fenced task=%s (another worker owns it now, or this one was too slow)", self.task.name)
                 await _pause(stop, 2.0)
+            except offsets.Halted as halted:
+                await self._stand_still(halted, stop)
             except ConfigError as error:
                 log.error("task.failed task=%s reason=%s", self.task.name, error)
                 await _pause(stop, 30.0)
-            except (Interrupted, Retriable) as error:
+            except (Interrupted, Retriable, KafkaError) as error:
                 wait = max(patience.next(), getattr(error, "retry_after", None) or 0.0)
-                log.warning("task.waits task=%s seconds=%.1f reason=%s", self.task.name, wait, error)
+                log.warning(
+                    "task.waits task=%s seconds=%.1f reason=%s", self.task.name, wait, str(error) or repr(error)
+                )
                 await _pause(stop, wait)
             except CredentialsRefused as error:
                 await self.credentials.refused(error)
@@ -83,29 +100,118 @@ class Ingest:
     async def _own(self, stop: asyncio.Event, patience: "_Patience") -> None:
         async with TaskTransactions(self.kafka, self.transactional_id) as transactions:
             failpoint("ingest_after_take_over")
-            record = await offsets.stored(self.kafka, self.hub.offsets, self.task)
-            task = self.source.task(self.task.name)
+            stored = await offsets.stored(self.kafka, self.hub.offsets, self.task)
+            move = self.control.move(self.task.name, stored.move)
+            if move is not None:
+                stored = await self._move(stored, move, transactions)
+            record = await self._trusted(stored)
+            task = self.source.task(offsets.at_source(self.task.name))
             failpoint("ingest_before_open")
             try:
-                await self._in_thread(task.open, None if record is None else record.offset)
-                await self._loop(task, transactions, 0 if record is None else record.changes, stop, patience)
+                await self._in_thread(task.open, record.offset)
+                await self._compare(task, record)
+                await self._tell_that_it_runs()
+                await self._loop(
+                    task, transactions, record, _Turn(self.control, self.task.name, record.move, stop), patience
+                )
             finally:
                 await self._in_thread(task.close)
 
+    async def _move(self, at: Stored, move: OffsetMove, transactions: TaskTransactions) -> Stored:
+        """Carries a person's command out: the new offset, the note that it was done and the history, or nothing."""
+        to = await self._numbered(at, move.offset)
+        now = offsets.moved(self.task, at, move, to, rfc3339(self.clock.now()))
+        assert now.record is not None
+        beside = ownership_partition(self.task.name)
+        both = [offsets.outgoing(now.record), offsets.outgoing_history(now.history, beside)]
+        await transactions.commit({self.hub.offsets: both})
+        log.warning(
+            "offset.moved task=%s action=%s done=%s before=%s after=%s by=%s reason=%s",
+            self.task.name,
+            move.action,
+            at.history.allows(move),
+            at.offset,
+            now.offset,
+            move.by,
+            move.reason,
+        )
+        return now
+
+    async def _numbered(self, at: Stored, offset: Offset | None) -> Offset | None:
+        """The same offset, where the source numbers its versions itself with numbers that go on."""
+        task = self.source.task(offsets.at_source(self.task.name))
+        if not isinstance(task, Numbering):
+            return offset
+        highest = None if at.record is None else at.record.highest
+        return task.numbered(offset, highest or await offsets.highest_version(self.kafka, self.topics.latest))
+
+    async def _trusted(self, at: Stored) -> OffsetRecord:
+        """The record to go on from. Raises Halted if only a person can tell where that is."""
+        if at.record is not None:
+            offsets.refuse_other_configuration(self.task, at.record)
+            return at.record
+        if await offsets.was_read_before(self.kafka, self.topics.to_enrich, self.task.name):
+            raise offsets.lost(self.task.name, self.topics.changes.name)
+        return offsets.first_record(self.task)
+
+    async def _compare(self, task: SourceTask, record: OffsetRecord) -> None:
+        """Raises Halted if the source is older than what was read of it."""
+        if record.newest is None or not isinstance(task, Comparing):
+            return
+        deadline = self.clock.monotonic() + self.total_timeout
+        said = await self._in_thread(task.went_back, record.newest, deadline)
+        if said is not None:
+            raise offsets.went_back(self.task.name, said)
+
+    async def _stand_still(self, halted: offsets.Halted, stop: asyncio.Event) -> None:
+        """Until a person decides; and looks again each minute, as the cause may go by itself."""
+        log.error(
+            "task.stopped task=%s trouble=%s reason=%s decide=`%s`",
+            self.task.name,
+            halted.trouble.value,
+            halted.reason,
+            halted.command,
+        )
+        known, asked = self.control.find(Stopped, self.task.name), self.control.find(OffsetMove, self.task.name)
+        if known is None or known.trouble is not halted.trouble:
+            now = rfc3339(self.clock.now())
+            await self.control.put(
+                Stopped(
+                    subject=self.task.name,
+                    trouble=halted.trouble,
+                    reason=halted.reason,
+                    command=halted.command,
+                    time=now,
+                )
+            )
+        await _Turn(self.control, self.task.name, None if asked is None else asked.id, stop).rest(60.0)
+
+    async def _tell_that_it_runs(self) -> None:
+        if self.control.find(Stopped, self.task.name) is not None:
+            await self.control.take_back(Stopped, self.task.name)
+
     async def _loop(
-        self, task: SourceTask, transactions: TaskTransactions, emitted: int, stop: asyncio.Event, patience: "_Patience"
+        self,
+        task: SourceTask,
+        transactions: TaskTransactions,
+        record: OffsetRecord,
+        turn: "_Turn",
+        patience: "_Patience",
     ) -> None:
         batch = await self._poll(task)
-        while not stop.is_set():
+        while not turn.is_over:
             if batch is None:
-                await _pause(stop, self.every)
-                batch = None if stop.is_set() else await self._poll(task)
+                record = offsets.caught_up(record)
+                await turn.rest(self.every)
+                batch = None if turn.is_over else await self._poll(task)
                 continue
             failpoint("ingest_after_poll")
-            emitted += len(batch.changes)
+            if self._is_fresh(batch):
+                record = offsets.caught_up(record)
+            record = offsets.followed(record, batch, rfc3339(self.clock.now()))
             upcoming = asyncio.ensure_future(self._poll(task))  # the source reads on while Kafka commits
             try:
-                await transactions.commit(self._outputs(batch, emitted))
+                await transactions.commit(self._outputs(batch, record))
             except BaseException:
                 await asyncio.gather(upcoming, return_exceptions=True)  # a task is never in two threads at once
                 raise
@@ -118,14 +224,20 @@ class Ingest:
                 raise following[0]
             batch = following[0]
 
+    def _is_fresh(self, batch: Batch) -> bool:
+        """Whether the newest change of a batch is as young as live ones are to be."""
+        if not batch.changes:
+            return False
+        age = self.clock.now() - datetime.fromisoformat(batch.changes[-1].time)
+        return age.total_seconds() <= self.fresh
+
     async def _poll(self, task: SourceTask) -> Batch | None:
         return await self._in_thread(task.poll, self.limit, self.clock.monotonic() + self.total_timeout)
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self.threads, call, *arguments)
 
-    def _outputs(self, batch: Batch, emitted: int) -> dict[Topic, list[Outgoing]]:
-        now = rfc3339(self.clock.now())
+    def _outputs(self, batch: Batch, record: OffsetRecord) -> dict[Topic, list[Outgoing]]:
         changes: list[Outgoing] = []
         latest: list[Outgoing] = []
         dead: list[Outgoing] = []
@@ -133,13 +245,17 @@ class Ingest:
         for change in batch.changes:
             key, value = canonical_key(change.key), encode_change(change)
             if len(value) > MAX_CHANGE:
-                dead.append(self._too_large(change, key, value, now))
+                dead.append(self._too_large(change, key, value, record.time))
                 continue
             changes.append(Outgoing(key, value, headers_of(change, config)))
             latest.append(Outgoing(key, None if change.after is None else value))
-        moved = offsets.outgoing(self.task, batch.offset, emitted, now)
-        outputs: dict[Topic, list[Outgoing]] = {self.hub.offsets: [moved]}
-        found = {self.topics.changes: changes, self.topics.latest: latest, self.topics.dead: dead}
+        outputs: dict[Topic, list[Outgoing]] = {self.hub.offsets: [offsets.outgoing(record)]}
+        live = record.live or not self.backfills
+        found = {
+            self.topics.changes if live else self.topics.backfill: changes,
+            self.topics.latest: latest,
+            self.topics.dead: dead,
+        }
         return outputs | {topic: records for topic, records in found.items() if records}
 
     def _too_large(self, change: Change, key: bytes, value: bytes, now: str) -> Outgoing:
@@ -152,6 +268,7 @@ class Ingest:
             event_id=change.event_id,
             pipeline=self.pipeline,
             stage="produce",
+            error="Rejected",
             code="too_large",
             reason=reason,
             fingerprint=fingerprint("produce", "too_large", change.origin),
@@ -160,11 +277,43 @@ class Ingest:
             offset=-1,
             key=key,
             value=None,
+            headers=headers_of(change, self.config.encode()),
             config=self.config,
             first_seen=now,
             last_seen=now,
         )
-        return Outgoing(key, encode(letter), headers_of(change, self.config.encode()))
+        return Outgoing(key, encode(letter), connect_headers(letter))
+
+
+class _Turn:
+    """The time from one opening of a task to the next: it ends with the worker, or with a move to make."""
+
+    def __init__(self, control: Control, subject: str, done: str | None, stop: asyncio.Event) -> None:
+        self._control, self._subject, self._done, self._stop = control, subject, done, stop
+
+    @property
+    def is_over(self) -> bool:
+        return self._stop.is_set() or self._control.move(self._subject, self._done) is not None
+
+    async def rest(self, seconds: float) -> None:
+        """Waits, but not beyond its end."""
+        try:
+            with rest():
+                async with asyncio.timeout(seconds):
+                    while not self.is_over:
+                        await first_of(self._stop.wait(), self._control.moved.wait())
+        except TimeoutError:
+            return
+
+
+async def first_of(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Returns when the first of them does."""
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in tasks:
+            each.cancel()
 
 
 class _Patience:
@@ -182,7 +331,8 @@ class _Patience:
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
+    with rest():
+        try:
+            await asyncio.wait_for(stop.wait(), seconds)
+        except TimeoutError:
+            return

@@ -1,23 +1,25 @@
 """Lookups: a record of another system, joined in before the model.
 
 The other pipeline's compacted `<p>.latest` is read on every worker, completely before the first event, and followed
-from then on. Records are kept as bytes and decoded when they are joined: a year of weather is 13 MB so, and 40 MB as
+from then on. Records are kept as bytes and decoded when they are joined: a year of weather is 10 MB so, and 40 MB as
 dictionaries. The memory is one entry for each record of the other pipeline.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from pydantic import Field
 
 from connectors.clock import Clock
 from connectors.config import Block, Duration, Name, Path
+from schemas.codec import Undecodable
 from schemas.values import JsonValue, Record
 from streams.runtime.compacted import Follower
 from streams.runtime.kafka import ConsumerRecord, Kafka
+from streams.runtime.pulse import rest
 from streams.scope import Getter, Scope, compile_path
 from streams.topics import Topic
 
@@ -49,38 +51,66 @@ class _Stored(msgspec.Struct):
 
 
 _STORED = msgspec.json.Decoder(_Stored)
+_RECORD = msgspec.json.Decoder(dict[str, Any] | None)
 
 
 class Table:
-    """The newest records of one pipeline, found by the values of some of their fields."""
+    """The newest records of one pipeline, found by the values of some of their fields.
+
+    Index and record are JSON. Which row belongs to a key is kept only where the key itself does not name it.
+    """
 
     def __init__(self, fields: Sequence[str]) -> None:
         self._fields = tuple(fields)
-        self._rows: dict[Index, bytes] = {}
-        self._index_of: dict[bytes, Index] = {}
+        self._rows: dict[bytes, bytes] = {}
+        self._index_of: dict[bytes, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def take(self, record: ConsumerRecord) -> None:
-        """A record of `<p>.latest`; a tombstone removes."""
+        """A record of `<p>.latest`; a tombstone removes. Raises Undecodable; what stood there before stays then."""
         key = record.key or b""
-        old = self._index_of.pop(key, None)
-        if old is not None:
+        named = self._named_by(key)
+        raw, after = (b"null", None) if record.value is None else _after(record.value)
+        index = None if after is None else _packed(after.get(field) for field in self._fields)
+        old = self._index_of.pop(key, named)
+        if old is not None and old != index:
             self._rows.pop(old, None)
-        if record.value is None:
-            return
-        raw = bytes(_STORED.decode(record.value).after)
-        after: Record | None = msgspec.json.decode(raw)
-        if after is None:
-            return
-        index = tuple(after.get(field) for field in self._fields)
-        self._rows[index] = raw
-        self._index_of[key] = index
+        if index is not None:
+            self._rows[index] = raw
+            if index != named:
+                self._index_of[key] = index
 
     def find(self, index: Index) -> bytes | None:
         """The record's JSON."""
-        return self._rows.get(index)
+        return self._rows.get(_packed(index))
+
+    def _named_by(self, key: bytes) -> bytes | None:
+        """The index that a key's own values say; None if it does not hold all fields."""
+        try:
+            names = msgspec.json.decode(key, type=dict[str, JsonValue])
+        except msgspec.MsgspecError:
+            return None
+        return _packed(names[field] for field in self._fields) if names.keys() >= set(self._fields) else None
+
+
+def _after(value: bytes) -> tuple[bytes, Record | None]:
+    try:
+        raw = bytes(_STORED.decode(value).after)
+        return raw, _RECORD.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Undecodable(str(error)) from error
+
+
+_EXACT = 2.0**53
+
+
+def _packed(values: Iterable[JsonValue]) -> bytes:
+    """The index as JSON; 1.0 finds 1."""
+    return msgspec.json.encode(
+        [int(v) if isinstance(v, float) and v.is_integer() and abs(v) < _EXACT else v for v in values]
+    )
 
 
 class Lookup:
@@ -119,7 +149,8 @@ class Lookups:
         """
         joined: list[dict[str, msgspec.Raw]] = [{} for _ in scopes]
         for lookup in self._lookups:
-            await lookup.follower.caught_up.wait()
+            with rest():
+                await lookup.follower.caught_up.wait()
             wait = lookup.config.missing.wait.total_seconds()
             todo = list(range(len(scopes)))
             while todo:

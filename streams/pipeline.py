@@ -1,6 +1,6 @@
 """A pipeline as the agents see it: compiled, built, ready to be asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from connectors.clock import Clock
@@ -24,4 +24,13 @@ class Pipeline:
     lookups: Lookups
     model: ModelStep | None
     clock: Clock
+    freshness: timedelta
+    """From the source's commit to the receipt: what the pipeline promises."""
+    backfill_rate: float | None = None
+    """Records a second of what is not live, for this worker; None = as fast as live records let it."""
     model_timeout: timedelta = timedelta(seconds=10)
+
+    @property
+    def in_backfill(self) -> "Pipeline":
+        """The same pipeline as its backfill sees it."""
+        return replace(self, topics=self.topics.in_backfill)

@@ -3,6 +3,7 @@
 Dead letters and receipts are made here and nowhere else.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,9 +11,9 @@ from typing import NamedTuple
 from connectors.clock import Clock
 from schemas.change import canonical_key
 from schemas.codec import Undecodable, decode_event, encode
-from schemas.dead_letter import DeadLetter, fingerprint
+from schemas.dead_letter import DeadLetter, connect_headers, fingerprint
 from schemas.event import EventValue, Headers, cause_of, header
-from schemas.outcome import Fate
+from schemas.outcome import Fate, Outcome
 from schemas.receipt import Receipt, ReceiptRecord
 from schemas.values import rfc3339
 from schemas.write import LIVE, Write
@@ -47,10 +48,15 @@ def incoming_of(record: ConsumerRecord) -> Incoming | None:
 class Settled:
     """Collects the outputs of one batch of one pipeline."""
 
-    def __init__(self, pipeline: str, topics: PipelineTopics, config: str, clock: Clock) -> None:
-        self._pipeline, self._topics, self._config = pipeline, topics, config
+    def __init__(
+        self, pipeline: str, topics: PipelineTopics, config: str, clock: Clock, model: str | None = None
+    ) -> None:
+        """`model`: name and version of the one that is asked; an event that holds an answer says it by itself."""
+        self._pipeline, self._topics, self._config, self._model = pipeline, topics, config, model
         self._now = rfc3339(clock.now())
         self.outputs: dict[Topic, list[Outgoing]] = {}
+        self.outcomes: Counter[str] = Counter()
+        """How many events became what."""
 
     def decode(self, records: Sequence[ConsumerRecord]) -> list[Incoming]:
         """The records that can be read; the others are dead letters with their bytes."""
@@ -62,7 +68,7 @@ class Settled:
                     raise Undecodable("no ce_id header: not an event")
                 incoming.append(Incoming(record, decode_event(record.value), event_id, *cause_of(record.headers)))
             except Undecodable as error:
-                self._letter(record, event_id, "decode", "undecodable", str(error))
+                self._letter(record, event_id, "decode", "undecodable", str(error), error="Undecodable")
         return incoming
 
     def add(self, topic: Topic, record: Outgoing) -> None:
@@ -70,6 +76,7 @@ class Settled:
         self.outputs.setdefault(topic, []).append(record)
 
     def enriched(self, incoming: Incoming, value: bytes) -> None:
+        self.outcomes["enriched"] += 1
         self._add(self._topics.enriched, incoming.record.key, value, list(incoming.record.headers))
 
     def review(self, incoming: Incoming, value: bytes) -> None:
@@ -102,6 +109,7 @@ class Settled:
             event=incoming.event,
             writeback=writeback,
             attempts=attempts,
+            error="RowError" if receipt is None else _ERRORS.get(receipt.outcome, "Rejected"),
         )
         self._receipt(
             incoming, Fate.DEAD, write=write, writeback=writeback, receipt=receipt, reason=f"{code}: {reason}"
@@ -121,6 +129,7 @@ class Settled:
         receipt: Receipt | None = None,
         reason: str | None = None,
     ) -> None:
+        self.outcomes[fate.value] += 1
         record = ReceiptRecord(
             event_id=incoming.event_id,
             write_id=None if write is None else write.write_id,
@@ -149,6 +158,7 @@ class Settled:
         event: EventValue | None = None,
         writeback: str | None = None,
         attempts: int = 1,
+        error: str,
     ) -> None:
         answer = None if event is None else event.ai
         letter = DeadLetter(
@@ -156,6 +166,7 @@ class Settled:
             pipeline=self._pipeline,
             writeback=writeback,
             stage=stage,
+            error=error,
             code=code,
             reason=reason,
             fingerprint=fingerprint(stage, code, reason),
@@ -167,27 +178,18 @@ class Settled:
             value=record.value,
             headers=[(name, value) for name, value in record.headers if _may_be_kept(name)],
             config=self._config,
-            model=None if answer is None else f"{answer.get('model')}@{answer.get('version')}",
+            model=self._model if answer is None else f"{answer.get('model')}@{answer.get('version')}",
             answer=answer,
             first_seen=self._now,
             last_seen=self._now,
         )
-        self._add(self._topics.dead, record.key, encode(letter), self._connect_headers(letter))
-
-    def _connect_headers(self, letter: DeadLetter) -> Headers:
-        """Kafka Connect's names, so that tools made for its dead letters read ours."""
-        told = {
-            "__connect.errors.topic": letter.topic,
-            "__connect.errors.partition": str(letter.partition),
-            "__connect.errors.offset": str(letter.offset),
-            "__connect.errors.connector.name": letter.pipeline,
-            "__connect.errors.stage": letter.stage.upper().replace("-", "_"),
-            "__connect.errors.exception.message": letter.reason,
-        }
-        return [(name, value.encode()) for name, value in told.items()]
+        self._add(self._topics.dead, record.key, encode(letter), connect_headers(letter))
 
     def _add(self, topic: Topic, key: bytes | None, value: bytes, headers: Headers) -> None:
         self.add(topic, Outgoing(key, value, headers))
+
+
+_ERRORS = {Outcome.CONFLICT: "Conflict", Outcome.UNKNOWN: "Unknown"}
 
 
 def _may_be_kept(name: str) -> bool:

@@ -5,6 +5,8 @@
 | `<p>.changes`          | ingest            | n          | delete   | changes                                   |
 | `<p>.latest`           | ingest            | n          | compact  | newest change per key, for lookups        |
 | `<p>.enriched`         | enrich            | n          | delete   | changes with answer and lookups           |
+| `<p>.backfill`         | ingest            | n          | delete   | what is read before a source has caught up |
+| `<p>.backfill-enriched` | enrich           | n          | delete   | the same with answer and lookups          |
 | `<p>.parked`           | writeback         | n          | compact  | events that wait behind one of their key  |
 | `<p>.intents`          | writeback         | n          | compact  | calls of class `none`, before they are made |
 | `<p>.receipts`         | enrich, writeback | n          | delete   | what became of each event                 |
@@ -16,7 +18,7 @@
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 OWNERSHIP_PARTITIONS = 64
@@ -51,8 +53,10 @@ class PipelineTopics:
     """The topics of one pipeline."""
 
     changes: Topic
+    backfill: Topic
     latest: Topic
     enriched: Topic
+    backfill_enriched: Topic
     parked: Topic
     intents: Topic
     receipts: Topic
@@ -64,8 +68,10 @@ class PipelineTopics:
         stem = f"{prefix}.{pipeline}"
         return cls(
             changes=Topic(f"{stem}.changes", partitions),
+            backfill=Topic(f"{stem}.backfill", partitions),
             latest=Topic(f"{stem}.latest", partitions, compacted=True),
             enriched=Topic(f"{stem}.enriched", partitions, max_message=2 << 20),
+            backfill_enriched=Topic(f"{stem}.backfill-enriched", partitions, max_message=2 << 20),
             parked=Topic(f"{stem}.parked", partitions, compacted=True, max_message=2 << 20),
             intents=Topic(f"{stem}.intents", partitions, compacted=True),
             receipts=Topic(f"{stem}.receipts", partitions, retention=_AUDIT),
@@ -73,11 +79,28 @@ class PipelineTopics:
             review=Topic(f"{stem}.review", 1, retention=_AUDIT, max_message=2 << 20),
         )
 
+    @property
+    def to_enrich(self) -> tuple[Topic, Topic]:
+        """What enrich reads: live, and backfill."""
+        return self.changes, self.backfill
+
+    @property
+    def to_write(self) -> tuple[Topic, Topic]:
+        """What write-back reads: live, and backfill."""
+        return self.enriched, self.backfill_enriched
+
+    @property
+    def in_backfill(self) -> "PipelineTopics":
+        """The same pipeline as its backfill sees it: what is enriched goes on in the backfill."""
+        return replace(self, enriched=self.backfill_enriched)
+
     def all(self) -> list[Topic]:
         return [
             self.changes,
+            self.backfill,
             self.latest,
             self.enriched,
+            self.backfill_enriched,
             self.parked,
             self.intents,
             self.receipts,

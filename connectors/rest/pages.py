@@ -39,7 +39,7 @@ class Pages:
         """The records of the walk's present page; the walk moves on.
 
         Raises:
-            Retriable, Throttled, AuthExpired: the walk can go on later.
+            Retriable, Throttled: the walk can go on later.
             ListingIsGone, SystemFault: it cannot.
         """
         answer = self._ask(walk, deadline)

@@ -26,7 +26,7 @@ class Records:
         self._key, self._ignored, self._clock = config.key, ignored, clock
         self._origin = f"{config.system}/{config.object}"
         self._deleted = jmespath.compile(config.deleted) if config.deleted else None
-        self._numbered = config.cursor is None or config.cursor.type == "text"
+        self.numbered = config.cursor is None or config.cursor.type == "text"
         self._seen: OrderedDict[str, str] = OrderedDict()
         self.sequence = 0
         """Number of the last change, where changes are numbered."""
@@ -60,7 +60,7 @@ class Records:
         )
 
     def _position(self, mark: Mark | None) -> int:
-        if mark is not None and not self._numbered:
+        if mark is not None and not self.numbered:
             return int(mark.order)
         self.sequence += 1
         return self.sequence

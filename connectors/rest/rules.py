@@ -2,7 +2,7 @@
 
 | answer                                  | action       |
 |-----------------------------------------|--------------|
-| 2xx with an HTML page (a login form)    | fault        |
+| 2xx with an HTML page                   | fault        |
 | 2xx                                     | success      |
 | 304                                     | unchanged    |
 | 429, 503                                | rate_limited |
@@ -11,6 +11,8 @@
 | 403, 407, 501, 505, 1xx, 3xx            | fault        |
 | 409, 412, 428                           | conflict     |
 | other 4xx                               | rejected     |
+
+Of a fault, a login form in place of data means what `auth` means: the credentials are refused.
 """
 
 import math
@@ -20,7 +22,8 @@ from enum import StrEnum
 
 import jmespath
 
-from connectors.errors import AuthExpired, CrossdockError, Retriable, SystemFault, Throttled
+from connectors.errors import CredentialsRefused, CrossdockError, Retriable, SystemFault, Throttled
+from connectors.html import asks_for_password, is_page
 from connectors.http import LONGEST_WAIT, HttpAnswer, retry_after
 from connectors.rest.body import Unreadable, parse
 from connectors.rest.config import Response
@@ -85,9 +88,7 @@ def _default(answer: HttpAnswer) -> Action:
 def is_html(answer: HttpAnswer) -> bool:
     """A page for people where data was asked for: mostly a login form behind a proxy."""
     kind = answer.headers.get("Content-Type", "").lower()
-    return "html" in kind or (
-        "json" not in kind and answer.body[:256].lstrip().lower().startswith((b"<!doctype", b"<html"))
-    )
+    return "html" in kind or ("json" not in kind and is_page(answer.body))
 
 
 def body_of(answer: HttpAnswer) -> JsonValue:
@@ -123,10 +124,13 @@ def failure_of(action: Action, answer: HttpAnswer, place: str, pause: float | No
         case Action.RETRY:
             return Retriable(message, retry_after=pause)
         case Action.AUTH:
-            return AuthExpired(f"{message}: the credentials are not accepted")
+            return CredentialsRefused(f"{message}: the credentials are not accepted")
+    if asks_for_password(answer.body):
+        return CredentialsRefused(f"{message} with a login form in place of data")
     if is_html(answer):
-        return SystemFault(f"{message} with a page for people; a login form?", code="login-page")
-    return SystemFault(message + reason_of(answer), code=str(answer.status))
+        return SystemFault(f"{message} with a page for people in place of data", code="html")
+    hint = "; if it says so of single records, list it under responses as rejected" if answer.status == 403 else ""
+    return SystemFault(f"{message}{reason_of(answer)}{hint}", code=str(answer.status))
 
 
 def reason_of(answer: HttpAnswer) -> str:

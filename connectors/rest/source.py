@@ -12,6 +12,7 @@ meanwhile, so a listing of several such pages is read again until a pass finds n
 import hashlib
 from collections import deque
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -26,7 +27,8 @@ from connectors.rest.position import CursorReader, Mark
 from connectors.rest.records import REMEMBERED, Records
 from connectors.rest.wire import Wire
 from schemas.change import Batch, Change
-from schemas.values import Offset, Record
+from schemas.values import Offset, Record, rfc3339
+from schemas.version import Version
 
 
 class RestSource:
@@ -42,7 +44,8 @@ class RestSource:
             mode="json", by_alias=True, include={"system", "path", "method", "params", "records", "key", "cursor"}
         )
         digest = hashlib.blake2b(msgspec.json.encode(depends, order="sorted"), digest_size=8).hexdigest()
-        return [TaskSpec(self._name, digest)]
+        cursor = {f"cursor.{name}": value for name, value in (depends.pop("cursor") or {}).items()}
+        return [TaskSpec(self._name, digest, {**depends, **cursor})]
 
     def task(self, name: str) -> "RestSourceTask":
         assert name == self._name
@@ -86,6 +89,19 @@ class RestSourceTask:
 
     def ack(self, offset: Offset) -> None:
         """The server keeps nothing for us."""
+
+    def offset_at(self, moment: datetime) -> Offset:
+        """`Rewindable`. Raises ConfigError for a cursor that is no time."""
+        if self._config.cursor is None or self._config.cursor.type != "datetime":
+            raise ConfigError(f"the position in {self._config.path} is no time; give an offset")
+        return {"v": 1, "cursor": rfc3339(moment)}
+
+    def numbered(self, offset: Offset | None, highest: str | None) -> Offset | None:
+        """`Numbering`, where the cursor gives no order."""
+        if highest is None or not self._records.numbered:
+            return offset
+        start: Offset = {"v": 1, "cursor": None} if offset is None else offset
+        return {**start, "seq": max(int(start.get("seq", 0)), Version.parse(highest).position)}
 
     def close(self) -> None:
         """The connections are the system's."""

@@ -27,5 +27,8 @@ class RestSystem:
         assert isinstance(config, RestWritebackConfig)
         return sink_for(config, self._wire)
 
+    def credentials_digest(self) -> str:
+        return self._wire.credentials_digest()
+
     def close(self) -> None:
         self._wire.close()

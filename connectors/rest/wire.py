@@ -58,6 +58,10 @@ class Wire:
             self._limit.close_for(pause)
         return pause
 
+    def credentials_digest(self) -> str:
+        """See `connectors.contract.System`."""
+        return self._http().credentials_digest(self.system)
+
     def close(self) -> None:
         with self._lock:
             if self._client is not None:

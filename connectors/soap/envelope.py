@@ -6,6 +6,7 @@ from lxml import etree
 
 SOAP_11: Final = "http://schemas.xmlsoap.org/soap/envelope/"
 SOAP_12: Final = "http://www.w3.org/2003/05/soap-envelope"
+_CHECK: Final = "urn:crossdock:check"
 _ENVELOPES: Final = {f"{{{SOAP_11}}}Envelope": SOAP_11, f"{{{SOAP_12}}}Envelope": SOAP_12}
 
 
@@ -43,6 +44,23 @@ def parse(content: bytes) -> etree._Element:
     if root.getroottree().docinfo.internalDTD is not None:
         raise Unreadable("it has a document type definition, which is never read")
     return root
+
+
+NO_ACTION: Final = _CHECK
+"""SOAPAction of a call for nothing: servers that look at it alone must not take it for one of theirs."""
+
+
+def nothing(version: str) -> bytes:
+    """An envelope that asks for an operation that no service has: it tells only whether the service listens to us."""
+    head = f'<soap:Envelope xmlns:soap="{version}"><soap:Body>'
+    return f'{head}<c:check xmlns:c="{_CHECK}"/></soap:Body></soap:Envelope>'.encode()
+
+
+def headers_of(version: str, action: str) -> dict[str, str]:
+    """The HTTP headers of a call, in the form of the SOAP version."""
+    if version == SOAP_12:
+        return {"Content-Type": f'application/soap+xml; charset=utf-8; action="{action}"'}
+    return {"Content-Type": "text/xml; charset=utf-8", "SOAPAction": f'"{action}"'}
 
 
 def body_of(root: etree._Element) -> etree._Element | None:

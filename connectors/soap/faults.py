@@ -3,7 +3,6 @@
 Faults are read here and not by zeep, which loses those under a default namespace and those of the other SOAP version.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,8 @@ from typing import Final
 
 from lxml import etree
 
-from connectors.errors import AuthExpired, CrossdockError, Rejected, Retriable, SystemFault, Throttled
+from connectors.errors import CredentialsRefused, CrossdockError, Rejected, Retriable, SystemFault, Throttled
+from connectors.html import asks_for_password, is_page
 from connectors.http import retry_after
 from connectors.soap.config import Faults
 from connectors.soap.envelope import SOAP_12, local
@@ -22,8 +22,6 @@ _SECURITY: Final = frozenset(
     {"FailedAuthentication", "InvalidSecurity", "InvalidSecurityToken", "SecurityTokenUnavailable"}
 )
 _AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_PASSWORD_FIELD: Final = re.compile(rb"type\s*=\s*[\"']?password", re.IGNORECASE)
-_PAGE: Final = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!doctype\s+html|<html)", re.IGNORECASE | re.DOTALL)
 _LONGEST: Final = 500
 
 
@@ -90,7 +88,7 @@ def fault_error(
         f"{fault.code or 'a fault without code'}: {fault.text}" if fault.text else fault.code or "a fault without code"
     )
     if codes & faults.auth or codes & _SECURITY or status == 401:
-        return AuthExpired(said)
+        return CredentialsRefused(said)
     if codes & faults.retry or (codes & _RECEIVER and not codes & faults.rejected):
         if wait is not None:
             return Throttled(said, retry_after=wait)
@@ -107,7 +105,7 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes, now: dateti
     """What to do about an answer that is no SOAP envelope, or about a status that no fault explains."""
     said = f"HTTP {status}"
     if status == 401:
-        return AuthExpired(f"{said}: the credentials are not accepted")
+        return CredentialsRefused(f"{said}: the credentials are not accepted")
     if status in {429, 503} and (wait := retry_after(headers, now)) is not None:
         return Throttled(f"{said}: come back later", retry_after=wait)
     if status in _AGAIN:
@@ -115,12 +113,7 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes, now: dateti
     if 300 <= status < 400:
         return SystemFault(f"{said}: the address has moved; redirects are not followed", code=str(status))
     if 200 <= status < 300 and is_page(body):
-        if _PASSWORD_FIELD.search(body):
-            return AuthExpired(f"{said}: a login page in place of a SOAP answer")
+        if asks_for_password(body):
+            return CredentialsRefused(f"{said}: a login page in place of a SOAP answer")
         return SystemFault(f"{said}: an HTML page in place of a SOAP answer", code="html")
     return SystemFault(f"{said} and no SOAP answer", code=str(status))
-
-
-def is_page(body: bytes) -> bool:
-    """Whether it is HTML, whatever its content type says."""
-    return _PAGE.match(body[:4096]) is not None

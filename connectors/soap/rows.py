@@ -12,12 +12,9 @@ from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from lxml import etree
-from zeep.xsd import ComplexType
-from zeep.xsd.elements import Element
-from zeep.xsd.elements.indicators import Indicator
-from zeep.xsd.types.simple import AnySimpleType
 
 from connectors.soap.envelope import local
+from connectors.soap.library import AnySimpleType, ComplexType, Element, Indicator
 from connectors.soap.values import FromText, from_text
 from schemas.values import JsonValue, Record, UnknownType
 

@@ -55,6 +55,12 @@ class SnapshotTask:
     def ack(self, offset: Offset) -> None:
         """Nothing to do: the server keeps nothing for us."""
 
+    def numbered(self, offset: Offset | None, highest: str | None) -> Offset | None:
+        """`Numbering`."""
+        if highest is None:
+            return offset
+        return {"v": 1, "sequence": max(int((offset or {}).get("sequence", 0)), Version.parse(highest).position)}
+
     def close(self) -> None:
         """Nothing to do."""
 

@@ -7,6 +7,7 @@ When a locator dies the listing begins again at the cursor, and what was already
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -14,7 +15,7 @@ import msgspec
 
 from connectors.clock import Clock
 from connectors.contract import Report, SourceTask, TaskSpec
-from connectors.errors import CrossdockError, SystemFault
+from connectors.errors import ConfigError, CrossdockError, SystemFault
 from connectors.soap.check import check_source, reach
 from connectors.soap.config import SoapSourceConfig
 from connectors.soap.listing import Listing, LocatorExpired, Page, Row, key_of
@@ -24,7 +25,7 @@ from connectors.soap.snapshot import SnapshotTask
 from connectors.soap.transport import Calls
 from connectors.soap.wsdl import Service
 from schemas.change import Batch, Change, Op, content_digest, event_id, key_text
-from schemas.values import Offset
+from schemas.values import Offset, rfc3339
 from schemas.version import Version
 
 DOMAIN = 1
@@ -55,15 +56,16 @@ class SoapSource:
 
     def tasks(self) -> Sequence[TaskSpec]:
         config = self._config
-        parts = (
-            self._name,
-            config.read,
-            config.key,
-            config.records,
-            config.params,
-            config.cursor and config.cursor.path,
-        )
-        return [TaskSpec(self._name, hashlib.blake2b(msgspec.json.encode(parts), digest_size=8).hexdigest())]
+        parts = {
+            "operation": self._name,
+            "read": config.read,
+            "key": config.key,
+            "records": config.records,
+            "params": config.params,
+            "cursor.path": config.cursor and config.cursor.path,
+        }
+        digest = hashlib.blake2b(msgspec.json.encode(list(parts.values())), digest_size=8).hexdigest()
+        return [TaskSpec(self._name, digest, parts)]
 
     def task(self, name: str) -> SourceTask:
         assert name == self._name
@@ -147,6 +149,12 @@ class ListingTask:
 
     def ack(self, offset: Offset) -> None:
         """Nothing to do: the server keeps nothing for us."""
+
+    def offset_at(self, moment: datetime) -> Offset:
+        """`Rewindable`. Raises ConfigError for a cursor that is an integer."""
+        if self._config.cursor is None or self._config.cursor.type != "datetime":
+            raise ConfigError(f"the cursor of {self._config.operation} is no time; give a position")
+        return {"v": 1, "cursor": rfc3339(moment), "boundary": []}
 
     def close(self) -> None:
         """Nothing to do: locators die by themselves."""

@@ -56,5 +56,9 @@ class SoapSystem:
         assert isinstance(config, SoapWritebackConfig)
         return SoapSink(config, self.service, self.decoder, self.calls)
 
+    def credentials_digest(self) -> str:
+        """See `connectors.contract.System`."""
+        return self._client.credentials_digest(self.name)
+
     def close(self) -> None:
         self._client.close()

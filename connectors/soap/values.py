@@ -7,9 +7,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
-from zeep.xsd.types import builtins as xsd
-
 from connectors.errors import Rejected
+from connectors.soap.library import xsd
 from schemas.values import JsonValue, UnknownType, plain, rfc3339
 
 FromText: TypeAlias = Callable[[str], JsonValue]

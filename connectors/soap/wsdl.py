@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlparse
 
-import zeep
 from lxml import etree
-from zeep.exceptions import Error as ZeepError
-from zeep.exceptions import ExternalReferenceForbidden
-from zeep.wsdl.bindings import Soap11Binding, Soap12Binding
 
 from connectors.errors import ConfigError, Rejected
-from connectors.soap.envelope import Unreadable, parse
+from connectors.soap.envelope import NO_ACTION, SOAP_11, SOAP_12, Unreadable, headers_of, nothing, parse
+from connectors.soap.library import Client, ExternalReferenceForbidden, Settings, Soap11Binding, Soap12Binding
+from connectors.soap.library import Error as ZeepError
 from connectors.soap.rows import Field, fields_of
 from connectors.soap.schema import compile_schema
 from schemas.values import JsonValue
@@ -89,10 +87,7 @@ class Operation:
         if bound.style != "document" or bound.input.body is None:
             raise ConfigError(f"the operation {name!r} is {bound.style}-style; only document/literal is supported")
         action = bound.soapaction or ""
-        if isinstance(bound.binding, Soap12Binding):
-            self._headers = {"Content-Type": f'application/soap+xml; charset=utf-8; action="{action}"'}
-        else:
-            self._headers = {"Content-Type": "text/xml; charset=utf-8", "SOAPAction": f'"{action}"'}
+        self._headers = headers_of(_version(bound.binding), action)
 
     @cached_property
     def takes(self) -> Any:
@@ -141,7 +136,7 @@ class Service:
         """
         files = PinnedFiles(wsdl)
         try:
-            client = zeep.Client(str(wsdl.resolve()), transport=files, settings=zeep.Settings(**_SETTINGS))
+            client = Client(str(wsdl.resolve()), transport=files, settings=Settings(**_SETTINGS))
         except ConfigError as error:
             raise ConfigError(error.message, file=str(wsdl)) from error
         except ExternalReferenceForbidden as error:
@@ -152,6 +147,12 @@ class Service:
         self._binding = _binding(client.wsdl, wsdl, service, port)
         self._schema, self.unchecked = compile_schema(files.documents)
         self._lock, self._operations = threading.Lock(), dict[str, Operation]()
+
+    @property
+    def knock(self) -> Request:
+        """A call that no service has an operation for, and that so has no effect."""
+        version = _version(self._binding)
+        return Request(nothing(version), headers_of(version, NO_ACTION))
 
     @cached_property
     def operations(self) -> list[str]:
@@ -165,6 +166,10 @@ class Service:
                 raise ConfigError(f"the WSDL has no operation {name!r}; {nearest(name, self.operations)}")
             self._operations[name] = Operation(name, self._binding.get(name), self._schema, threading.Lock())
         return self._operations[name]
+
+
+def _version(binding: Any) -> str:
+    return SOAP_12 if isinstance(binding, Soap12Binding) else SOAP_11
 
 
 def walk(xsd_type: Any, path: str) -> Iterator[Field]:

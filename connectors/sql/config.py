@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, field_validator, model_validator
 
 from connectors.clock import Clock
-from connectors.config import Block, Duration, Path, SourceConfig, SystemConfig, WritebackConfig
+from connectors.config import Block, Duration, Path, Reference, SourceConfig, SystemConfig, WritebackConfig
 from connectors.contract import Idempotency, System
 from connectors.secrets import Secret
 
@@ -95,6 +95,7 @@ class SqlWritebackConfig(WritebackConfig):
     upsert: TableName | None = Field(default=None, description="changes rows, and adds those that are missing")
     insert: TableName | None = Field(default=None, description="adds rows; one that is there already is a refusal")
     version: VersionRule | None = None
+    reference: Reference | None = Field(default=None, description="(insert) a column that takes the write's id")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -104,15 +105,30 @@ class SqlWritebackConfig(WritebackConfig):
         twice = set(self.set) & set(self.match)
         if twice:
             raise ValueError(f"set: {min(twice)!r} is also in `match:`; a row's key is not written")
-        if self.idempotency in {Idempotency.KEY, Idempotency.READBACK, Idempotency.NONE}:
-            raise ValueError(f"idempotency: {self.idempotency} is not for SQL; valid here: ledger, natural")
+        if self.insert and self.undo:
+            raise ValueError("undo: an added row replaces nothing; remove it")
         if self.insert and self.version is not None:
             raise ValueError("insert: a new row has no version to compare; remove `version:`")
-        if self.insert and self.idempotency is Idempotency.NATURAL:
-            raise ValueError("insert: a repeated one is refused, so it is not natural; use idempotency: ledger")
+        self._has_its_class()
         if self.version is not None and self.version.column in self.set:
             raise ValueError(f"set: {self.version.column!r} is the version; the rule sets it where it is to be set")
         return self
+
+    def _has_its_class(self) -> None:
+        """The idempotency classes of each verb: what does not hold is refused before anything is written."""
+        valid = "ledger, readback, none" if self.insert else "ledger, natural"
+        if self.idempotency.value not in valid.split(", "):
+            why = ": a repeated one is refused" if self.insert and self.idempotency is Idempotency.NATURAL else ""
+            verb = "insert" if self.insert else "update and upsert"
+            raise ValueError(f"idempotency: {self.idempotency} is not for {verb}{why}; valid here: {valid}")
+        if self.idempotency is Idempotency.NATURAL and self.version is None:
+            raise ValueError("idempotency: natural needs `version:`, so that the row tells what it holds; else ledger")
+        if self.idempotency is Idempotency.READBACK and self.reference is None:
+            raise ValueError("idempotency: readback needs `reference:`, the column that takes the write's id")
+        if self.reference is not None and not self.insert:
+            raise ValueError("reference: is for insert; a row that is changed is found by its key")
+        if self.reference is not None and self.reference.field in {*self.match, *self.set}:
+            raise ValueError(f"reference: {self.reference.field!r} is also in `match:` or `set:`")
 
     @property
     def table(self) -> str:
@@ -121,6 +137,10 @@ class SqlWritebackConfig(WritebackConfig):
     @property
     def object(self) -> str:
         return self.table
+
+    @property
+    def guards_version(self) -> bool:
+        return self.version is not None
 
     @property
     def replaces(self) -> bool:

@@ -12,6 +12,7 @@ from connectors.errors import Rejected, Retriable, SystemFault
 from connectors.limits import RateLimit
 from connectors.sql.config import SqlSystemConfig
 from connectors.sql.errors import failure_of
+from connectors.sql.login import Logins
 from connectors.sql.patience import Patience
 
 
@@ -24,7 +25,11 @@ class Database:
         self.total = config.timeouts.total.total_seconds()
         self._limit = RateLimit(config.courtesy.rate, clock)
         self._patience = Patience(clock)
-        self.engine = _engine(config)
+        url = sa.make_url(config.url)
+        self._logins = Logins(config.name, url.username, config.password, clock, self.total)
+        self.engine = _sqlite(url, config) if url.get_backend_name() == "sqlite" else _postgresql(url, config)
+        if url.get_backend_name() != "sqlite":
+            _connect_by(self._logins, self.engine)
         self.dialect = self.engine.dialect.name
 
     @contextlib.contextmanager
@@ -65,15 +70,16 @@ class Database:
         except (sa.exc.SQLAlchemyError, OSError) as error:
             raise failure_of(error, place) from error
 
+    def credentials_digest(self) -> str:
+        """See `connectors.contract.System`."""
+        return self._logins.digest()
+
     def close(self) -> None:
         self._patience.close()
         self.engine.dispose()
 
 
-def _engine(config: SqlSystemConfig) -> sa.Engine:
-    url = sa.make_url(config.url)
-    if url.get_backend_name() == "sqlite":
-        return _sqlite(url, config)
+def _postgresql(url: sa.URL, config: SqlSystemConfig) -> sa.Engine:
     milliseconds = {
         "statement_timeout": config.courtesy.statement_timeout,
         "lock_timeout": config.lock_timeout,
@@ -81,7 +87,7 @@ def _engine(config: SqlSystemConfig) -> sa.Engine:
     }
     settings = {name: f"{value.total_seconds() * 1000:.0f}" for name, value in milliseconds.items()}
     settings |= {"timezone": "UTC", "application_name": "crossdock"}
-    engine = sa.create_engine(
+    return sa.create_engine(
         url,
         pool_size=config.courtesy.concurrency,
         max_overflow=1,  # reading goes on while all writers are busy
@@ -96,17 +102,14 @@ def _engine(config: SqlSystemConfig) -> sa.Engine:
             "tcp_user_timeout": round(config.timeouts.read.total_seconds() * 1000),
         },
     )
-    _with_password(engine, config)
-    return engine
 
 
-def _with_password(engine: sa.Engine, config: SqlSystemConfig) -> None:
-    """The password is read at each connect, so that a rotated one is seen; no engine and no log holds it."""
+def _connect_by(logins: Logins, engine: sa.Engine) -> None:
+    """Neither the engine nor its pool knows the password or logs in by itself."""
 
     @sa.event.listens_for(engine, "do_connect")
-    def _connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
-        if config.password is not None:
-            parameters["password"] = config.password.reveal()
+    def _connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:
+        return logins.connect(parameters)
 
 
 def _sqlite(url: sa.URL, config: SqlSystemConfig) -> sa.Engine:

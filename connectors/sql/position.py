@@ -56,6 +56,12 @@ class CursorColumn:
         local = moment.astimezone(self._zone).replace(tzinfo=None)
         return local.isoformat(" ", "microseconds") if self._text else local
 
+    def since(self, moment: datetime) -> Any:
+        """A parameter that no value of that time or later is below: texts of one time may have fractions or none."""
+        if not self._text:
+            return self.parameter(moment)
+        return moment.astimezone(self._zone).replace(tzinfo=None).isoformat(" ", "seconds")
+
     def stored(self, value: Any) -> str:
         """A value as it stands in an offset."""
         return value if isinstance(value, str) else rfc3339(self.moment(value))

@@ -1,6 +1,6 @@
 """Rows of one table: the statement of a page, and a row as a change."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -13,11 +13,12 @@ from connectors.sql.position import CursorColumn
 from connectors.sql.tables import column, names_of, qualified, quoted, unknown
 from connectors.sql.types import Reader, reader_of, sqlite_reader_of
 from schemas.change import Change, Op, content_digest, event_id
-from schemas.values import Record, UnknownType, rfc3339
+from schemas.values import Key, Record, UnknownType, rfc3339
 from schemas.version import Version, position_of
 
 Row: TypeAlias = Sequence[Any]
-_DOMAIN = 1
+DOMAIN = 1
+_KEYS_AT_ONCE = 100
 
 
 class Rows:
@@ -38,7 +39,8 @@ class Rows:
         readers = [(i, reader_for(each, database)) for i, each in enumerate(columns)]
         self._readers = [(i, reader) for i, reader in readers if reader is not None]
         shown = ", ".join(quoted(name, self._dialect) for name in self._names)
-        self._from = f"SELECT {shown} FROM {qualified(table, self._dialect)}"
+        self._table = qualified(table, self._dialect)
+        self._from = f"SELECT {shown} FROM {self._table}"
         self._time = quoted(config.read.timestamp, self._dialect)
 
     def page(
@@ -51,7 +53,7 @@ class Rows:
             after: (cursor, order values..) of the last row that was read, or (cursor,) to begin with; None = all.
             bound: rows before this time alone; None = all.
         """
-        where, parameters = self._after(after)
+        where, parameters = self._after(after, "after")
         if bound is not None:
             where.append(f"{self._time} < :bound")
             parameters["bound"] = self.cursor.parameter(bound)
@@ -60,19 +62,45 @@ class Rows:
         statement = sa.text(f"{self._from}{condition} ORDER BY {order} LIMIT :limit")
         return connection.execute(statement, parameters | {"limit": limit}).fetchall()
 
-    def _after(self, after: tuple[Any, ...] | None) -> tuple[list[str], dict[str, Any]]:
+    def count(self, connection: sa.Connection, after: tuple[Any, ...] | None, until: tuple[Any, ...] | None) -> int:
+        """Rows behind one place and not behind another; None = everywhere. Places are as in `page`."""
+        where, parameters = self._after(after, "after")
+        beyond, more = self._after(until, "until")
+        if beyond:
+            where.append(f"NOT ({' AND '.join(beyond)})")
+        condition = " AND ".join([f"{self._time} IS NOT NULL", *where])
+        statement = sa.text(f"SELECT count(*) FROM {self._table} WHERE {condition}")
+        return int(connection.execute(statement, parameters | more).scalar_one())
+
+    def newest(self, connection: sa.Connection) -> datetime | None:
+        """The greatest cursor; None = there is no row."""
+        found = connection.execute(sa.text(f"SELECT max({self._time}) FROM {self._table}")).scalar_one()
+        return None if found is None else self.cursor.moment(found)
+
+    def _after(self, after: tuple[Any, ...] | None, name: str) -> tuple[list[str], dict[str, Any]]:
         """`a >= :a AND (a > :a OR b > :b)`: the form that every database answers from an index."""
         if after is None:
             return [], {}
-        parameters = {f"after_{i}": value for i, value in enumerate(after)}
-        where = [f"{self._time} >= :after_0"]
+        parameters = {f"{name}_{i}": value for i, value in enumerate(after)}
+        where = [f"{self._time} >= :{name}_0"]
         if len(after) > 1:
-            beyond, equal = f"{self._time} > :after_0", ""
-            for i, name in enumerate(self._order, 1):
-                beyond += f" OR ({equal}{quoted(name, self._dialect)} > :after_{i})"
-                equal += f"{quoted(name, self._dialect)} = :after_{i} AND "
+            beyond, equal = f"{self._time} > :{name}_0", ""
+            for i, column in enumerate(self._order, 1):
+                beyond += f" OR ({equal}{quoted(column, self._dialect)} > :{name}_{i})"
+                equal += f"{quoted(column, self._dialect)} = :{name}_{i} AND "
             where.append(f"({beyond})")
         return where, parameters
+
+    def of_keys(self, connection: sa.Connection, keys: Sequence[Key]) -> Iterator[Row]:
+        """The rows of these keys, as far as they are there."""
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            part = keys[start : start + _KEYS_AT_ONCE]
+            each = [
+                " AND ".join(f"{quoted(name, self._dialect)} = :k{n}_{i}" for i, name in enumerate(self._key))
+                for n in range(len(part))
+            ]
+            values = {f"k{n}_{i}": key[name] for n, key in enumerate(part) for i, name in enumerate(self._key)}
+            yield from connection.execute(sa.text(f"{self._from} WHERE ({') OR ('.join(each)})"), values)
 
     def moment(self, row: Row) -> datetime:
         """When the row changed, in UTC."""
@@ -90,7 +118,7 @@ class Rows:
         key = {name: after[name] for name in self._key}
         if None in key.values():
             raise SystemFault(f"a row of {self._origin} has a null in its key: {key!r}", code="key")
-        version = str(Version(_DOMAIN, position_of(moment)))
+        version = str(Version(DOMAIN, position_of(moment)))
         digest = content_digest(after, self._ignored)
         return Change(
             op=Op.UPSERT,

@@ -7,23 +7,27 @@ overlap that were seen are dropped. After a restart the overlap is emitted again
 import hashlib
 from collections import deque
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from connectors.contract import Report, TaskSpec
+from connectors.buckets import without_cause
+from connectors.contract import Bucket, Held, KeyRange, Passed, Report, TaskSpec
 from connectors.errors import ConfigError
+from connectors.sql.compare import ComparedTable, OfCursor
 from connectors.sql.config import SqlSourceConfig
 from connectors.sql.database import Database
 from connectors.sql.late_commits import ActiveTransactions, guard_of, rights
 from connectors.sql.position import Reached, reached
-from connectors.sql.rows import Row, Rows
+from connectors.sql.rows import DOMAIN, Row, Rows
 from connectors.sql.tables import reflected
-from schemas.change import Batch, Change
-from schemas.values import Offset
+from schemas.change import Batch, Change, canonical_key
+from schemas.values import Key, Offset, rfc3339
+from schemas.version import Version, position_of
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _REMEMBERED = 500_000
 """Rows of the overlap that are remembered at most; more are emitted again, with the same event ids."""
 
@@ -38,7 +42,8 @@ class SqlSource:
     def tasks(self) -> Sequence[TaskSpec]:
         depends = self._config.model_dump(mode="json", include={"system", "table", "columns", "key", "read"})
         digest = hashlib.blake2b(msgspec.json.encode(depends, order="sorted"), digest_size=8).hexdigest()
-        return [TaskSpec(self._name, digest)]
+        read = {f"read.{name}": value for name, value in depends.pop("read").items()}
+        return [TaskSpec(self._name, digest, {**depends, **read})]
 
     def task(self, name: str) -> "SqlSourceTask":
         assert name == self._name
@@ -48,6 +53,43 @@ class SqlSource:
         from connectors.sql.check import check_source
 
         return check_source(self._config, self._database)
+
+    def digest(self, key_range: KeyRange, deadline: float) -> list[Bucket]:
+        """`Comparable`."""
+        return self._compared(deadline).digest(key_range, deadline)
+
+    def held(self, key_range: KeyRange, deadline: float) -> list[Held]:
+        """`Comparable`."""
+        return self._compared(deadline).held(key_range, deadline)
+
+    def passed(self, offset: Offset, deadline: float) -> Passed | None:
+        """`Rereadable`. Below the bound of a finished look; within one, up to the time of the last row."""
+        cursor = self._rows(deadline).cursor
+        at = reached(offset, cursor, len(self._config.order)).at
+        if at is None:
+            return None
+        moment = cursor.moment(at[0]) + (timedelta() if len(at) == 1 else timedelta(microseconds=1))
+        return Passed(without_cause(str(Version(DOMAIN, position_of(moment)))), rfc3339(moment))
+
+    def reread(self, keys: Sequence[Key], deadline: float) -> list[Change | None]:
+        """`Rereadable`."""
+        rows = self._rows(deadline)
+        with self._database.reading(deadline, f"read {self._config.table} again") as connection:
+            found = [rows.change(row, rows.moment(row)) for row in rows.of_keys(connection, keys)]
+        by_key = {canonical_key(change.key): change for change in found}
+        return [by_key.get(canonical_key(key)) for key in keys]
+
+    def _rows(self, deadline: float) -> Rows:
+        with self._database.reading(deadline, f"read {self._config.table}") as connection:
+            return Rows(self._config, reflected(connection, self._config.table), self._database, self._written)
+
+    def _compared(self, deadline: float) -> ComparedTable:
+        place = f"compare {self._config.table}"
+        with self._database.reading(deadline, place) as connection:
+            table = reflected(connection, self._config.table)
+        rows = Rows(self._config, table, self._database, self._written)
+        cursor = OfCursor(table.columns[self._config.read.timestamp], rows.cursor, self._database)
+        return ComparedTable(self._database, table, cursor, place)
 
 
 class SqlSourceTask:
@@ -94,6 +136,28 @@ class SqlSourceTask:
 
     def ack(self, offset: Offset) -> None:
         """The database keeps no position for us."""
+
+    def offset_at(self, moment: datetime) -> Offset:
+        """`Rewindable`: everything from that time on, the time itself included."""
+        return Reached((self._rows.cursor.since(moment),), None).offset(self._rows.cursor)
+
+    def count_between(self, start: Offset | None, end: Offset | None, deadline: float) -> int:
+        """`Countable`. The overlap does not count: its rows are read again at each look."""
+        cursor, width = self._rows.cursor, len(self._config.order)
+        after, until = reached(start, cursor, width).at, reached(end, cursor, width).at
+        if end is not None and until is None:
+            return 0  # nothing is before the beginning
+        with self._database.reading(deadline, self._place) as connection:
+            return self._rows.count(connection, after, until)
+
+    def went_back(self, newest: str, deadline: float) -> str | None:
+        """`Comparing`: one look at the end of the cursor's index."""
+        with self._database.reading(deadline, self._place) as connection:
+            found = self._rows.newest(connection)
+        if found is None or position_of(found + self._overlap) >= Version.parse(newest).position:
+            return None
+        read = rfc3339(_EPOCH + Version.parse(newest).position * timedelta(microseconds=1))
+        return f"the newest {self._config.read.timestamp} is {rfc3339(found)}, and {read} was read before"
 
     def close(self) -> None:
         self._look = None

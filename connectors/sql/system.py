@@ -24,5 +24,8 @@ class SqlSystem:
         assert isinstance(config, SqlWritebackConfig)
         return SqlSink(config, self.database)
 
+    def credentials_digest(self) -> str:
+        return self.database.credentials_digest()
+
     def close(self) -> None:
         self.database.close()

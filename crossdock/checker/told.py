@@ -76,14 +76,15 @@ def _bytes_of(
     """Notes every change, and returns the key and value that stand where each letter came from."""
     places = {(each.topic, each.partition, each.offset) for each in letters}
     found = {}
-    for topic in (topics.changes.name, topics.enriched.name):
-        if topic != topics.changes.name and not any(place[0] == topic for place in places):
+    ingested = [topic.name for topic in topics.to_enrich]
+    for topic in (*ingested, *(topic.name for topic in topics.to_write)):
+        if topic not in ingested and not any(place[0] == topic for place in places):
             continue
         for record in admin.read(topic):
             at = (topic, record.partition, record.offset)
             if at in places:
                 found[at] = (record.key, record.value)
-            if topic == topics.changes.name:
+            if topic in ingested:
                 _note_change(told, record, content)
     return found
 

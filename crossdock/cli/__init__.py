@@ -1,13 +1,18 @@
 """The command line. A verb's own modules are imported when it runs, so that `--help` is fast."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from connectors.errors import ConfigError, CrossdockError
+from crossdock.cli.dead import dead
+from crossdock.cli.index import index
+from crossdock.cli.offsets import offsets
+from crossdock.cli.operator import doubt, held
+from crossdock.cli.output import DEFAULT, AsJson, Folder, harmless, show
+from crossdock.cli.reconcile import reconcile
 
 CONFIGURATION = 2
 
@@ -18,17 +23,18 @@ app = typer.Typer(
     help="An integration hub: changes from legacy systems through Kafka and a model, and back.",
     epilog="Exit codes: 0 done, 1 failed, 2 a file or the command line must be changed, 130 interrupted.",
 )
-dead = typer.Typer(no_args_is_help=True, help="Dead letters: events that were refused for good.")
 broker = typer.Typer(no_args_is_help=True, help="An embedded Apache Kafka for development.")
 app.add_typer(dead, name="dead")
 app.add_typer(broker, name="broker")
+app.add_typer(held, name="held")
+app.add_typer(doubt, name="doubt")
+app.add_typer(index, name="index")
+app.add_typer(offsets, name="offsets")
+app.command()(reconcile)
 
-Folder = Annotated[Path, typer.Argument(help="folder of crossdock.yaml, systems/ and pipelines/")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON object as the last line")]
 BrokerFolder = Annotated[Path, typer.Option(help="where its data and log are kept")]
 Port = Annotated[int, typer.Option(min=1024, max=65535, help="on 127.0.0.1")]
 Kind = Literal["sql", "soap", "rest"]
-DEFAULT = Path("config")
 BROKER_FOLDER = Path(".crossdock/kafka")
 BROKER_PORT = 19092
 
@@ -70,7 +76,7 @@ def lint(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
     refuse(found, SystemClock())
     looked_at = {"systems": sorted(found.systems), "pipelines": sorted(found.pipelines)}
     text = f"{folder}: {len(found.systems)} systems and {len(found.pipelines)} pipelines, no problem"
-    _show({"ok": True, **looked_at}, text, as_json=as_json)
+    show({"ok": True, **looked_at}, text, as_json=as_json)
 
 
 @app.command()
@@ -80,13 +86,21 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
 
     found = look(folder)
     lines = [f"kafka {found['kafka']}{' (insecure)' if found['insecure'] else ''}, workers {len(found['workers'])}"]
+    lines += [
+        f"  {each['system']}: {each['state']} since {each['since']} on worker {each['worker']}: {each['reason']}"
+        for each in found["systems"]
+        if each["state"] != "running"
+    ]
+    if parked := sum(each["parked"] for each in found["systems"]):
+        lines.append(f"  parked events: {parked}")
     for name, each in found["pipelines"].items():
         waiting = ", ".join(f"{system} {count:,}" for system, count in each["waiting_for_writeback"].items())
         lines.append(
-            f"  {name}: waiting for enrich {each['waiting_for_enrich']:,}, for write-back {waiting or 'none'}; "
+            f"  {name}: waiting for enrich {each['waiting_for_enrich']:,}, for write-back {waiting or 'none'}, "
+            f"backfill {each['waiting_in_backfill']:,}; "
             f"receipts {each['receipts']:,}, dead {each['dead']:,}, review {each['review']:,}"
         )
-    _show(found, "\n".join(lines), as_json=as_json)
+    show(found, "\n".join(lines), as_json=as_json)
 
 
 @app.command()
@@ -102,6 +116,12 @@ def demo(  # noqa: PLR0917 - typer's options
     stop: Annotated[bool, typer.Option("--stop", help="end what --keep left")] = False,
     folder: Annotated[Path, typer.Option(help="everything lies under it")] = Path(".crossdock/demo"),
     seconds: Annotated[float, typer.Option(min=1, help="how long the month plays")] = 45.0,
+    kafka: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="this broker (without TLS) instead of the embedded one")
+    ] = None,
+    postgres: Annotated[
+        str | None, typer.Option(metavar="URL", help="this server for flightops; its new database goes at the end")
+    ] = None,
 ) -> None:
     """Plays a month of real data through a real broker and three legacy systems, and accounts for every change."""
     from crossdock.demo.main import Options
@@ -119,35 +139,10 @@ def demo(  # noqa: PLR0917 - typer's options
         stop=stop,
         folder=folder,
         seconds=seconds,
+        kafka=kafka,
+        postgres=postgres,
     )
     raise typer.Exit(play(chosen))
-
-
-@dead.command("list")
-def dead_list(
-    folder: Folder = DEFAULT,
-    pipeline: Annotated[str | None, typer.Option(help="only of this one")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """A line for each dead letter, oldest first."""
-    from crossdock.dead import list_letters
-
-    found = list_letters(folder, pipeline)
-    lines = [f"{row['id']}  {row['at']}  {row['stage']} {row['code']}  {row['reason']}" for row in found]
-    _show({"letters": found}, "\n".join(lines) or "no dead letters", as_json=as_json)
-
-
-@dead.command("show")
-def dead_show(
-    letter: Annotated[str, typer.Argument(help="its id, as `dead list` shows it")],
-    folder: Folder = DEFAULT,
-    as_json: AsJson = False,
-) -> None:
-    """One dead letter: its original bytes and why it was refused."""
-    from crossdock.dead import show_letter
-
-    found = show_letter(folder, letter)
-    _show(found, "\n".join(f"{name:<12} {value}" for name, value in found.items()), as_json=as_json)
 
 
 @broker.command("start")
@@ -176,21 +171,12 @@ def broker_status(folder: BrokerFolder = BROKER_FOLDER) -> None:
     typer.echo("running" if Broker(folder).running else f"no broker runs under {folder}")
 
 
-def _show(found: dict[str, Any], text: str, *, as_json: bool) -> None:
-    typer.echo(json.dumps(found) if as_json else _harmless(text))
-
-
-def _harmless(text: str) -> str:
-    """Text for a terminal: what a record brought must not move the cursor or change the colours."""
-    return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def main() -> None:
     """The entry point: the one place where an error becomes a line and an exit code."""
     try:
         app()
     except CrossdockError as error:
-        sys.stderr.write(f"{_harmless(str(error))}\n")
+        sys.stderr.write(f"{harmless(str(error))}\n")
         raise SystemExit(CONFIGURATION if isinstance(error, ConfigError) else 1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -1,9 +1,10 @@
 """`crossdock.yaml`: what holds for the whole hub."""
 
+import re
 import ssl
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from connectors.config import Block, Name
 from connectors.secrets import Secret
@@ -50,10 +51,42 @@ class KafkaConfig(Block):
         return {name: value for name, value in security.arguments().items() if name in names}
 
 
+class IndexConfig(Block):
+    """Where answers about receipts and dead letters come from. It can be deleted, and is made again."""
+
+    url: str | None = Field(
+        default=None,
+        description="postgresql://user@host:5432/database for workers on several machines; no password in it; "
+        "default: a SQLite file below .crossdock/",
+    )
+    password: Secret | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(postgresql|sqlite)://[^\s]+", value):
+            raise ValueError("an address has the form postgresql://user@host:5432/database or sqlite:////path/to/file")
+        if value is not None and re.search(r"://[^/@]*:[^/@]*@", value):
+            raise ValueError("no password in an address; write `password: ${env:NAME}` or `${file:/path}`")
+        return value
+
+
+class MetricsConfig(Block):
+    """What a worker tells Prometheus about itself."""
+
+    port: int = Field(
+        ge=1024,
+        le=65535,
+        description="on 127.0.0.1; further workers of this machine take the next ports, up to 16 of them",
+    )
+
+
 class HubConfig(Block):
     """The file itself."""
 
     environment: Literal["development", "test", "production"] = "development"
     kafka: KafkaConfig
     worker_group: Name = "main"
+    index: IndexConfig = IndexConfig()
+    metrics: MetricsConfig | None = Field(default=None, description="left out: nothing is served")
     models: str = Field(default="models", description="folder of the model versions, beside this file")

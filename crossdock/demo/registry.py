@@ -39,6 +39,7 @@ class RegistryServer:
 
     def __post_init__(self) -> None:
         self.register = AircraftRegister(self.folder, self.clock)
+        self.refused_logins = 0
         self.operations = Operations(self.register, self.wsdl, self.quirks, self.clock)
         credentials = base64.b64encode(f"{USER}:{self.password}".encode()).decode()
         bound = type("BoundHandler", (Handler,), {"registry": self, "expected": f"Basic {credentials}"})
@@ -95,6 +96,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(length)
         if not hmac.compare_digest(self.headers.get("Authorization", ""), self.expected):
+            self.registry.refused_logins += 1
             self._answer(401, b"", headers={"WWW-Authenticate": 'Basic realm="registry"'})
         elif self.path == "/load":
             self._load(body)

@@ -77,6 +77,7 @@ class StationsServer:
         self.reports = Reports(self.folder, self.clock)
         self.early = 0
         """Calls that came before the end of a pause that the server had asked for."""
+        self.refused_logins = 0
         self._calls, self._closed_until = 0, 0.0
         self._socket = _listening(self.port)
         self.port = self._socket.getsockname()[1]
@@ -122,6 +123,7 @@ class StationsServer:
 
         async def answer(request: Request) -> Response:
             if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected.encode()):
+                self.refused_logins += 1
                 return _refused(Refusal(401, "a bearer token is needed", **{"WWW-Authenticate": "Bearer"}))
             try:
                 if busy:

@@ -4,10 +4,16 @@ Faust's own reading acknowledges an event whose agent raised, and costs 80-95 us
 off by its boot strategy, and our readers feed the channels of its agents.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-import faust
-from faust.app import BootStrategy
+import mode
+
+from connectors.later import put_off
+
+with put_off({"aiohttp": (), "aiohttp.client": ("ClientSession",)}):
+    import faust
+    from faust.app import BootStrategy
 
 __all__ = ["WorkerApp"]
 
@@ -21,17 +27,23 @@ class WorkerApp(faust.App):  # type: ignore[misc]
 
     BootStrategy = _NoKafka
 
+    drain = 0.0
+    """Seconds that work in hand may take at the end."""
+    hurry: Callable[[], None] = staticmethod(lambda: None)
+    """Called when nothing is to be waited for any more."""
+
     def __init__(self, name: str, **kwargs: Any) -> None:
-        super().__init__(
-            name,
-            broker="kafka://127.0.0.1:1",  # never used; Faust wants one
-            store="memory://",
-            topic_disable_leader=True,
-            web_enabled=False,
-            worker_redirect_stdouts=False,
-            stream_buffer_maxsize=100_000,
-            **kwargs,
-        )
+        settings: dict[str, Any] = {
+            "broker": "kafka://127.0.0.1:1",  # never used; Faust wants one
+            "store": "memory://",
+            "topic_disable_leader": True,
+            "web_enabled": False,
+            "HttpClient": object,  # never used either; the default would load aiohttp
+            "worker_redirect_stdouts": False,
+            "stream_buffer_maxsize": 100_000,
+            "agent_supervisor": mode.CrashingSupervisor,  # one that restarts an agent loses what it had in hand
+        }
+        super().__init__(name, **settings | kwargs)
 
     async def on_first_start(self) -> None:
         """Faust would make folders for tables in the working directory; there are no tables."""

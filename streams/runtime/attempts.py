@@ -7,9 +7,9 @@ partition is held, and all others go on. An orderly restart of the worker tries 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 CRASHES = 3
@@ -20,14 +20,6 @@ def attempts_of(metadata: str | None) -> int:
     """Attempts that a commit's metadata tells of; 0 for metadata of anybody else."""
     found = _NOTE.fullmatch(metadata or "")
     return int(found[1]) if found else 0
-
-
-async def committed_with_metadata(
-    consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
-) -> dict[TopicPartition, OffsetAndMetadata]:
-    """Committed offsets with their metadata, which aiokafka reads and does not hand out."""
-    found: dict[TopicPartition, OffsetAndMetadata] = await consumer._coordinator.fetch_committed_offsets(partitions)  # noqa: SLF001
-    return found
 
 
 class Attempts:

@@ -5,14 +5,18 @@ process crashes and they come again. There is no third way: what can be waited f
 """
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from aiokafka import ConsumerRecord, TopicPartition
 
 from connectors.clock import Clock
 from connectors.failpoints import failpoint
+from streams.runtime.lasting import was_cancelled
+from streams.runtime.pulse import living, rest
 from streams.runtime.reader import Batch, Reader
 
 MERGE_RECORDS = 500
@@ -20,6 +24,14 @@ AT_ONCE = 2
 """Lanes of one reader that work at the same time: more would only hold more in memory, as they share one processor."""
 
 Crash = Callable[[BaseException], Awaitable[None]]
+
+
+class _Slots(asyncio.Semaphore):
+    """A lane that waits for its slot is not stuck."""
+
+    async def acquire(self) -> Literal[True]:
+        with rest():
+            return await super().acquire()
 
 
 class Hold:
@@ -33,10 +45,27 @@ class Hold:
         self._lanes.in_hand -= 1
         self._lanes.slots.release()
         try:
-            await asyncio.sleep(seconds)
+            with rest():
+                await asyncio.sleep(seconds)
         finally:
             await self._lanes.slots.acquire()
             self._lanes.in_hand += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """A topic whose records are not in a hurry: they go at a rate, and wait while those of the live topic are late."""
+
+    topic: str
+    live: str
+    late: float
+    """Seconds of age of a live record from which on the backfill waits."""
+    rate: float | None
+    """Records a second, for this worker."""
+
+
+YIELD = 0.25
+"""Seconds between two looks of a backfill that waits for its live topic."""
 
 
 class Aside(Protocol):
@@ -51,16 +80,41 @@ class Aside(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How the lanes of one reader go about its topics."""
+
+    aside: Aside | None = None
+    """Knows what of a partition stands aside, and when it is to be looked at though nothing new came."""
+    backfills: Sequence[Backfill] = ()
+    """The topics that yield to live ones."""
+    coalesce: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that a topic's records wait for newer ones of their keys."""
+
+
 Work = Callable[[TopicPartition, Sequence[ConsumerRecord], Hold], Awaitable[None]]
 
 
 class Lanes:
     """All lanes of one reader, fed by one agent."""
 
-    def __init__(self, reader: Reader, clock: Clock, work: Work, crash: Crash, aside: "Aside | None" = None) -> None:
-        """`aside` knows what of a partition stands aside, and when it is to be looked at though nothing new came."""
-        self.in_hand, self.slots = 0, asyncio.Semaphore(AT_ONCE)
-        self.reader, self._clock, self._work, self._crash, self._aside = reader, clock, work, crash, aside
+    def __init__(self, reader: Reader, clock: Clock, work: Work, crash: Crash, rules: "Rules | None" = None) -> None:
+        """
+        Args:
+            reader: of the group whose records are worked on.
+            clock: of the worker.
+            work: what is done with the records of one partition.
+            crash: ends the process.
+            rules: of the reader's topics.
+        """
+        rules = rules or Rules()
+        self._backfills = {each.topic: _Pace(each) for each in rules.backfills}
+        self._backfill_slot = _Slots(1)
+        self._locks: dict[TopicPartition, asyncio.Lock] = {}
+        self._in_work: dict[TopicPartition, float] = {}
+        self._coalesce = rules.coalesce
+        self.in_hand, self.slots = 0, _Slots(AT_ONCE)
+        self.reader, self._clock, self._work, self._crash, self._aside = reader, clock, work, crash, rules.aside
         self._writes = ".write." in reader.group.name
         self._queues: dict[TopicPartition, tuple[deque[Batch], asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -99,22 +153,26 @@ class Lanes:
     async def _lane(self, tp: TopicPartition, known: "asyncio.Task[None]") -> None:
         queue, ready = self._queues[tp]
         try:
-            await asyncio.shield(known)
-            while True:
-                ready.clear()
-                if queue or await self._woken(tp, ready):
-                    await self._step(tp, queue)
-                else:
-                    await self._look_aside(tp)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - a defect: the supervisor starts the process again
+            with living(self.reader.pulse(tp)):
+                await asyncio.shield(known)
+                while True:
+                    ready.clear()
+                    if queue or await self._woken(tp, ready):
+                        await self._gather(tp, queue)
+                        await self._step(tp, queue)
+                    else:
+                        await self._look_aside(tp)
+        except BaseException as error:  # a defect: the supervisor starts the process again
+            if isinstance(error, asyncio.CancelledError) and was_cancelled():
+                raise
             self.reader.work_raised = True
             await self._crash(error)
 
     async def _woken(self, tp: TopicPartition, ready: asyncio.Event) -> bool:
         """Waits for a batch. False = none came, and something that stands aside is due."""
-        due = self._aside.next_due(tp) if self._aside is not None else None
+        due = None
+        if self._aside is not None and tp.topic not in self._backfills:
+            due = self._aside.next_due(tp)
         timeout = None if due is None else max(0.0, due - self._clock.monotonic())
         try:
             await asyncio.wait_for(ready.wait(), timeout)
@@ -124,33 +182,97 @@ class Lanes:
 
     async def _look_aside(self, tp: TopicPartition) -> None:
         """Work without records: nothing of it is acknowledged, as nothing of it was read."""
-        async with self.slots:
-            self.in_hand += 1
-            try:
-                await self._work(tp, [], Hold(self, tp))
-            finally:
-                self.in_hand -= 1
+        async with self._alone(tp), self.slots:
+            await self._do(tp, [])
 
     async def _step(self, tp: TopicPartition, queue: "deque[Batch]") -> None:
-        async with self.slots:
-            batches = _merged(queue)
+        pace = self._backfills.get(tp.topic)
+        if pace is not None:
+            await self._yield_to_live(pace)
+        async with contextlib.AsyncExitStack() as stack:
+            if pace is not None:
+                await stack.enter_async_context(self._backfill_slot)
+            with rest():
+                await stack.enter_async_context(self._alone(tp))
+            await stack.enter_async_context(self.slots)
+            batches = _merged(queue, min(MERGE_RECORDS, self.reader.group.batch))
             if not batches:
                 return
-            self.in_hand += 1
-            try:
-                await self._work(tp, [record for batch in batches for record in batch.records], Hold(self, tp))
-                failpoint("writeback_before_acknowledge" if self._writes else "enrich_before_acknowledge")
-                for batch in batches:
-                    batch.acknowledge()
-            finally:
-                self.in_hand -= 1
+            records = [record for batch in batches for record in batch.records]
+            if pace is not None:
+                pace.took(len(records), self._clock.monotonic())
+            await self._do(tp, records)
+            failpoint("writeback_before_acknowledge" if self._writes else "enrich_before_acknowledge")
+            for batch in batches:
+                batch.acknowledge()
+
+    async def _do(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
+        self.in_hand += 1
+        if records:
+            self._in_work[tp] = records[0].timestamp / 1000
+        try:
+            await self._work(tp, records, Hold(self, tp))
+        finally:
+            self._in_work.pop(tp, None)
+            self.in_hand -= 1
+
+    # Live and backfill, and writes that wait for newer ones
+
+    def _alone(self, tp: TopicPartition) -> asyncio.Lock:
+        """A partition's live records and those of its backfill are the same records': a sink never has a key twice."""
+        pace = self._backfills.get(tp.topic)
+        name = tp if pace is None else TopicPartition(pace.of.live, tp.partition)
+        return self._locks.setdefault(name, asyncio.Lock()) if self._writes else asyncio.Lock()
+
+    async def _yield_to_live(self, pace: "_Pace") -> None:
+        """Returns when it is the backfill's turn: live records are in time, and its rate has room."""
+        while self._age(pace.of.live) > pace.of.late or pace.free_at > self._clock.monotonic():
+            with rest():
+                await asyncio.sleep(YIELD)
+
+    def _age(self, topic: str) -> float:
+        """Seconds since the oldest record of a topic that waits or is worked on came to Kafka; 0 if there is none."""
+        came = [moment for tp, moment in self._in_work.items() if tp.topic == topic]
+        came += [_came(queue) for tp, (queue, _) in self._queues.items() if tp.topic == topic and queue]
+        now = self._clock.now().timestamp()
+        return now - min(came, default=now)
+
+    async def _gather(self, tp: TopicPartition, queue: "deque[Batch]") -> None:
+        """Where writes may be coalesced: waits for newer versions of what has come, within that time."""
+        wait = self._coalesce.get(tp.topic, 0.0)
+        while wait and queue and _count(queue) < MERGE_RECORDS:
+            left = _came(queue) + wait - self._clock.now().timestamp()
+            if left <= 0:
+                return
+            with rest():
+                await asyncio.sleep(min(left, YIELD))
 
 
-def _merged(queue: "deque[Batch]") -> list[Batch]:
+class _Pace:
+    """How fast one backfill goes."""
+
+    def __init__(self, of: Backfill) -> None:
+        self.of, self.free_at = of, 0.0
+
+    def took(self, count: int, now: float) -> None:
+        if self.of.rate is not None:
+            self.free_at = max(now, self.free_at) + count / self.of.rate
+
+
+def _count(queue: "deque[Batch]") -> int:
+    return sum(len(batch.records) for batch in queue)
+
+
+def _came(queue: "deque[Batch]") -> float:
+    """When the first record that waits came to Kafka."""
+    return float(queue[0].records[0].timestamp) / 1000
+
+
+def _merged(queue: "deque[Batch]", limit: int) -> list[Batch]:
     """The first batches that wait, as many as one piece of work may hold; those that were given up are dropped."""
     batches: list[Batch] = []
     size = 0
-    while queue and (not batches or size + len(queue[0].records) <= MERGE_RECORDS):
+    while queue and (not batches or size + len(queue[0].records) <= limit):
         batch = queue.popleft()
         if batch.live:
             batches.append(batch)

@@ -7,81 +7,42 @@ commit every second: the first open offset of a partition, else the read positio
 ```
 The rules that hold here, and what broke without them, are told in `docs/decisions/002-faust-agents-on-channels.md`:
 acknowledgements of older epochs are ignored; whoever discards what it read rewinds; only the read loop moves positions.
-A partition whose first open record crashed the process three times is held: see `attempts.py`.
+A partition whose first open record crashed the process three times is held: see `attempts.py`. One whose commit cannot
+be trusted is not read: see `starting.py`.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, NoOffsetForPartitionError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+from aiokafka.structs import OffsetAndMetadata
 from mode import Service
 
 from connectors.clock import Clock
 from connectors.errors import Fatal
 from connectors.failpoints import failpoint
-from streams.runtime.attempts import CRASHES, Attempts, committed_with_metadata
+from streams.metrics import METRICS
+from streams.runtime import insides
+from streams.runtime.attempts import CRASHES, Attempts
+from streams.runtime.group import Group
 from streams.runtime.kafka import Kafka, stop_quietly
+from streams.runtime.lasting import Lasting, crashing, unless
+from streams.runtime.pulse import Pulse
+from streams.runtime.starting import AtTheCommit, Starting
+from streams.runtime.window import READ_RECORDS, Batch, Open, parts
 
-BATCH_RECORDS = 500
-BATCH_BYTES = 1 << 20
-READ_RECORDS = 500
-"""What one read may decode; the rest of a fetch stays packed. Without it a fetch of small records breaks the window."""
-WINDOW_RECORDS = 500
-WINDOW_BYTES = 3 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A consumer group as one worker joins it."""
-
-    name: str
-    topics: tuple[str, ...]
-    instance: str
-    drain: float
-    """Seconds that work in hand may take when partitions are taken away."""
-
-    @property
-    def rebalance_timeout(self) -> float:
-        return max(30.0, self.drain + 10.0)
+__all__ = ["Batch", "Group", "Reader"]
 
 
-class Batch:
-    """Consecutive records of one partition: the item of a channel."""
-
-    __slots__ = ("_reader", "epoch", "records", "tp")
-
-    def __init__(self, reader: "Reader", epoch: int, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
-        self._reader, self.epoch, self.tp, self.records = reader, epoch, tp, records
-
-    @property
-    def live(self) -> bool:
-        """False once the partition was given up: the batch will be delivered again, here or elsewhere."""
-        return self.epoch == self._reader.epoch and not self._reader.giving_up
-
-    def acknowledge(self) -> None:
-        """Every output of these records is with the broker. Without effect if the partition was given up meanwhile."""
-        if self.epoch == self._reader.epoch:
-            self._reader.closed(self)
-
-
-@dataclass(slots=True)
-class _Open:
-    """What of one partition was delivered and not acknowledged."""
-
-    batches: dict[int, tuple[int, int, float]]
-    """first offset -> records, bytes, when it was delivered; in order of delivery"""
-    records: int = 0
-    size: int = 0
-
-    @property
-    def full(self) -> bool:
-        return self.records >= WINDOW_RECORDS or self.size >= WINDOW_BYTES
-
-
-class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
+class Reader(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
     """One group of one worker. `begin`, `settle` and `abandon` are the lanes': start for an assignment, let work end in
     time, give up the rest.
     """
@@ -92,22 +53,29 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         kafka: Kafka,
         clock: Clock,
         deliver: Callable[[Batch], Awaitable[Any]],
+        starting: Starting | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._starting, self._shut = starting or AtTheCommit(), set[TopicPartition]()
         self.group, self.epoch, self.giving_up = group, 0, False
         self.begin: Callable[[Sequence[TopicPartition]], None] = _nothing_begins
         self.settle: Callable[[float], Awaitable[None]] = _nothing
         self.abandon: Callable[[], Awaitable[None]] = _nothing_at_all
+        self.hurry = asyncio.Event()
+        """Set: nothing is waited for any more; what is in hand is given up."""
+        self._abandoned = False
+        """What was given up may still be in a thread: the next owner must not begin before this process has ended."""
+        self._pulses: dict[TopicPartition, Pulse] = {}
         self._kafka, self._clock, self._deliver = kafka, clock, deliver
         self._consumer: AIOKafkaConsumer | None = None
-        self._open: dict[TopicPartition, _Open] = {}
+        self._open: dict[TopicPartition, Open] = {}
         self._position: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._attempts, self._take_back = Attempts(), set[TopicPartition]()
         self.work_raised = False
         """Work of this reader raised: what it left open counts as an attempt."""
-        self._rewind_due = True
+        self._rewind_due, self._rebalances = True, 0
         self._member: tuple[int, str] | None = None
         self._room = asyncio.Event()
 
@@ -133,6 +101,10 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         since = [delivered for state in self._open.values() for _, _, delivered in state.batches.values()]
         return self._clock.monotonic() - min(since) if since else 0.0
 
+    @property
+    def open_records(self) -> int:
+        return sum(state.records for state in self._open.values())
+
     def closed(self, batch: Batch) -> None:
         """Takes a batch out of the open ones; the next commit may pass it."""
         state = self._open.get(batch.tp)
@@ -142,7 +114,19 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if found is not None:
             state.records -= found[0]
             state.size -= found[1]
+            self.pulse(batch.tp).beat()
             self._room.set()
+
+    def pulse(self, tp: TopicPartition) -> Pulse:
+        """Of the lane of a partition."""
+        if tp not in self._pulses:
+            self._pulses[tp] = Pulse(f"{self.group.name} {tp.topic}/{tp.partition}", self._clock)
+        return self._pulses[tp]
+
+    @property
+    def pulses(self) -> list[Pulse]:
+        """Of the lanes that have something to do."""
+        return [self.pulse(tp) for tp, state in self._open.items() if state.batches]
 
     def waits(self, tp: TopicPartition) -> None:
         """Work waits for a sick system: a crash meanwhile is not its fault."""
@@ -158,20 +142,27 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_stop(self) -> None:
         self.giving_up = True
         await self._give_up()
+        await self._tell(last=True)
         if self._consumer is not None:
+            if not (self.crashed or self._abandoned):
+                insides.leave_at_stop(self._consumer)  # else it would be missed for a whole session
             await stop_quietly(self._consumer)
 
+    @crashing
     async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - aiokafka's signature
+        self._rebalances += 1
         self.giving_up = True
         await self._give_up()
         self.epoch += 1
         self._open, self._position, self._committed = {}, {}, {}
 
+    @crashing
     async def on_partitions_assigned(self, assigned: Any) -> None:
+        self._rebalances += 1
         self.epoch += 1
-        self._open = {tp: _Open({}) for tp in assigned}
+        self._open, self._pulses = {tp: Open({}) for tp in assigned}, {}
         self._position, self._committed = {}, {}
-        self._attempts, self._take_back = Attempts(), set()
+        self._attempts, self._take_back, self._shut = Attempts(), set(), set()
         self._rewind_due, self.giving_up = True, self.should_stop
         self._room.set()
         self.begin(sorted(self._open))
@@ -180,7 +171,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def _give_up(self) -> None:
         """Work in hand may end within the drain time; what is left will be delivered again."""
         failpoint("reader_before_give_up")
-        await self.settle(self._clock.monotonic() + self.group.drain)
+        deadline = self._clock.monotonic() + self.group.drain
+        await unless(self.hurry, self.settle(deadline))
+        self._abandoned = self.hurry.is_set() or self._clock.monotonic() >= deadline
         await self.abandon()
         if not self.work_raised:
             self._take_back.update(self._open)
@@ -202,20 +195,44 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             self._committed.update(low)
             for tp in low:
                 self._attempts.passed(tp)
+            METRICS.count("crossdock_commits", 1, self.group.name, "done")
         except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError) as error:
+            METRICS.count("crossdock_commits", 1, self.group.name, "refused")
             self.log.warning("commit.refused group=%s error=%r (these records come again)", self.group.name, error)
 
     @Service.timer(1.0)  # type: ignore[untyped-decorator]
     async def _commit_regularly(self) -> None:
-        if not self.giving_up:
-            await self._commit()
+        if self.giving_up:
+            return
+        await self._commit()
+        changed = await self._tell() | self._starting.asked(self._open)
+        if changed and not self.giving_up:
+            await self._begin_anew(changed)
+
+    async def _tell(self, *, last: bool = False) -> set[TopicPartition]:
+        try:
+            committed = {tp: offset for tp, offset in self._committed.items() if tp not in self._shut}
+            return await asyncio.wait_for(self._starting.tell(committed, last=last), 10)
+        except (KafkaError, TimeoutError) as error:
+            self.log.warning("commit.unmirrored group=%s error=%r", self.group.name, error)
+            return set()
+
+    async def _begin_anew(self, changed: Iterable[TopicPartition]) -> None:
+        """As at an assignment: work in hand may end, and what is left comes again. Of the changed nothing counts."""
+        rebalances, self.giving_up = self._rebalances, True
+        for tp in changed:
+            self._position.pop(tp, None)
+        await self._give_up()
+        if rebalances == self._rebalances:
+            await self.on_partitions_assigned(set(self._open))
 
     # Reading
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _read(self) -> None:
         while not self.should_stop:
-            room = [tp for tp, state in self._open.items() if not state.full and tp not in self._attempts.held]
+            closed = self._attempts.held | self._shut
+            room = [tp for tp, state in self._open.items() if not state.full and tp not in closed]
             if self.giving_up or not room:
                 await self._wait_for_room()
             elif self._rewind_due:
@@ -228,26 +245,27 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             await asyncio.wait_for(self._room.wait(), 0.2)
         except TimeoutError:
-            self._check_errors()
-
-    def _check_errors(self) -> None:
-        """An error that ended the coordinator would else hang the group silently."""
-        assert self._consumer is not None
-        self._consumer._coordinator.check_errors()  # noqa: SLF001 - getmany() calls it; here nothing is fetched
+            assert self._consumer is not None
+            if not self.should_stop:
+                insides.check_errors(self._consumer)
 
     async def _read_once(self, room: list[TopicPartition]) -> None:
         assert self._consumer is not None
         epoch = self.epoch
-        timeout = 500 if len(room) == len(self._open) else 50
+        timeout = 500 if len(room) == len(self._open.keys() - self._attempts.held - self._shut) else 50
         try:
             found = await self._consumer.getmany(*room, timeout_ms=timeout, max_records=READ_RECORDS)
         except (NoOffsetForPartitionError, IllegalStateError):
             self._rewind_due = True  # a fresh partition, or one that was just taken away
             return
+        except OffsetOutOfRangeError as error:
+            await self._begin_anew(error.args[0])  # deleted or made anew under us
+            return
         self._guard_instance()
         if epoch != self.epoch or self._rewind_due or self.giving_up:
             self._rewind_due = True  # what was read is dropped: its positions must not stay behind it
             return
+        insides.check_errors(self._consumer)
         batches = self._note(found)
         await self._begin(found)
         if found:
@@ -262,7 +280,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         now, batches = self._clock.monotonic(), []
         for tp, records in found.items():
             state = self._open[tp]
-            for part, size in _parts(records):
+            if not state.batches:
+                self.pulse(tp).beat()
+            for part, size in parts(records, self.group.batch):
                 state.batches[part[0].offset] = (len(part), size, now)
                 state.records += len(part)
                 state.size += size
@@ -296,27 +316,31 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 self._position[tp] = position
 
     async def _rewind(self) -> None:
-        """Back to what was committed. A read in flight during a rebalance moves the *new* positions: without this,
-        one record in some hundred is skipped at each rebalance. aiokafka does not seek to offset 0 or None by itself.
+        """Back to where it starts. A read in flight during a rebalance moves the *new* positions: without this, one
+        record in some hundred is skipped at each rebalance. aiokafka does not seek to offset 0 or None by itself.
         """
         assert self._consumer is not None
         failpoint("reader_before_rewind")
         epoch = self.epoch
         try:
             assigned = [tp for tp in self._open if tp in self._consumer.assignment()]
-            committed = await asyncio.wait_for(self._consumer.seek_to_committed(*assigned), 10) if assigned else {}
-            noted = await asyncio.wait_for(committed_with_metadata(self._consumer, assigned), 10)
-            fresh = [tp for tp, offset in committed.items() if not offset]
-            if fresh:
-                await asyncio.wait_for(self._consumer.seek_to_beginning(*fresh), 10)
-        except (IllegalStateError, KafkaError, TimeoutError):
+            noted = await asyncio.wait_for(insides.committed_with_metadata(self._consumer, assigned), 10)
+            committed = {tp: _offset(noted.get(tp)) for tp in assigned}
+            starts = await asyncio.wait_for(self._starting.begin(self._consumer, committed), 60)
+            if epoch != self.epoch:
+                return
+            for tp, offset in starts.items():
+                self._consumer.seek(tp, offset)
+        except (KafkaError, TimeoutError) as error:
+            if not isinstance(error, IllegalStateError):  # partitions that were just taken away
+                self.log.warning("start.delayed group=%s error=%r", self.group.name, error)
             await self.sleep(0.1)
             return
-        if epoch == self.epoch:
-            self._rewind_due = False
-            self._tell_held(self._attempts.found({tp: noted.get(tp) for tp in assigned}))
-            self._position.update({tp: offset or 0 for tp, offset in committed.items()})
-            self._committed.update({tp: offset or 0 for tp, offset in committed.items()})
+        self._rewind_due, self._shut = False, set(assigned) - starts.keys()
+        same = {tp: noted[tp] if committed[tp] == at else OffsetAndMetadata(at, "") for tp, at in starts.items()}
+        self._tell_held(self._attempts.found(same))
+        self._position.update(starts)
+        self._committed.update(starts)
 
     def _tell_held(self, held: set[TopicPartition]) -> None:
         for tp in held:
@@ -337,10 +361,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         generation is the only sign.
         """
         assert self._consumer is not None
-        coordinator = self._consumer._coordinator  # noqa: SLF001 - two public attributes of a private object
-        if coordinator.generation < 0 or not coordinator.member_id:
+        now = insides.identity(self._consumer)
+        if now is None:
             return
-        now = (coordinator.generation, coordinator.member_id)
         before, self._member = self._member, now
         if before is not None and before[0] == now[0] and before[1] != now[1]:
             raise Fatal(
@@ -349,19 +372,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             )
 
 
-def _parts(records: Sequence[ConsumerRecord]) -> list[tuple[Sequence[ConsumerRecord], int]]:
-    """Cuts records into batches of at most 500 records and 1 MiB."""
-    parts: list[tuple[Sequence[ConsumerRecord], int]] = []
-    start = size = 0
-    for index, record in enumerate(records):
-        length = len(record.value or b"") + len(record.key or b"")
-        if index > start and (index - start >= BATCH_RECORDS or size + length > BATCH_BYTES):
-            parts.append((records[start:index], size))
-            start, size = index, 0
-        size += length
-    if records:
-        parts.append((records[start:], size))
-    return parts
+def _offset(at: OffsetAndMetadata | None) -> int | None:
+    """A committed offset; Kafka says -1 where there is none."""
+    return None if at is None or at.offset < 0 else at.offset
 
 
 def _nothing_begins(partitions: Sequence[TopicPartition]) -> None:  # noqa: ARG001 - the lanes' signature

@@ -1,4 +1,4 @@
-"""Transactions of a source task: records and the new offset, all or nothing, and only by the task's present owner."""
+"""Transactions of a task: records and the new offset or mark, all or nothing, and only by the task's present owner."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ class TaskTransactions:
     """`async with TaskTransactions(...) as transactions:` takes the task over; after that no older owner can commit."""
 
     def __init__(self, kafka: Kafka, transactional_id: str) -> None:
+        self._replays = transactional_id.endswith(".crossdock.replay")
         self._producer: AIOKafkaProducer = kafka.transactional(transactional_id)
 
     async def __aenter__(self) -> "TaskTransactions":
@@ -50,7 +51,7 @@ class TaskTransactions:
         try:
             await self._producer.begin_transaction()
             await self._write(outputs)
-            failpoint("ingest_before_commit")
+            failpoint("replay_before_commit" if self._replays else "ingest_before_commit")
             await self._producer.commit_transaction()
         except ProducerFenced as error:
             raise NotMine(str(error)) from error

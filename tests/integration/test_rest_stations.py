@@ -15,7 +15,7 @@ import pytest
 
 from connectors.clock import SystemClock
 from connectors.contract import Checkable, Readable, SinkTask, SourceTask, System
-from connectors.errors import AuthExpired, Throttled
+from connectors.errors import CredentialsRefused, Throttled
 from connectors.rest.config import RestSourceConfig, RestSystemConfig, RestWritebackConfig
 from connectors.retry import Retrying
 from crossdock.demo.stations import Quirks, StationsServer
@@ -318,11 +318,15 @@ def test_a_refused_token_is_the_systems_trouble_and_no_records(
     changes, _ = drained(source_of(system))
     monkeypatch.setenv("STATIONS_TOKEN", "wrong")
     sink = sink_of(system)
-    with pytest.raises(AuthExpired) as refused:
+    with pytest.raises(CredentialsRefused) as refused:
         sink.put(writes_for(changes), soon())
     assert "wrong" not in str(refused.value) + refused.value.detail
-    with pytest.raises(AuthExpired):
+    with pytest.raises(CredentialsRefused):
         source_of(system).poll(10, soon())
+    for part in (sink, system.source(SOURCE, written=WRITTEN)):
+        assert isinstance(part, Checkable)
+        with pytest.raises(CredentialsRefused):  # the hub's health task tries a secret through `check` alone
+            part.check()
     sink.close()
 
 
@@ -464,7 +468,7 @@ def test_check_finds_what_does_not_fit_before_anything_is_read(started: Any, spe
     assert isinstance(sink, Checkable)
     report = sink.check()
     assert report.problems == []
-    assert "idempotency key" in report.guarantees[0]
+    assert report.guarantees[0].startswith("I2 holds if the server checks Idempotency-Key")
     sink.close()
 
 

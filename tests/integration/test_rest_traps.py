@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from connectors.clock import SystemClock
 from connectors.contract import Readable, SourceTask, System
-from connectors.errors import ConfigError, Retriable, SystemFault, Throttled
+from connectors.errors import ConfigError, CredentialsRefused, Retriable, SystemFault, Throttled
+from connectors.refusals import is_suspected
 from connectors.rest.config import RestSourceConfig, RestSystemConfig, RestWritebackConfig
 from schemas.change import Change, Op
 from schemas.outcome import Outcome
@@ -447,8 +449,9 @@ def test_a_time_without_a_zone_is_refused_until_the_system_says_one(trap: Trap, 
 
 
 def test_a_login_page_with_200_stops_the_source_and_says_so(trap: Trap, system: System) -> None:
-    trap.answer = lambda asked: (200, {"Content-Type": "text/html"}, b"<html><form>log in</form></html>")
-    with pytest.raises(SystemFault, match="login form"):
+    form = b"<html><form><input name=user><input type=password></form></html>"
+    trap.answer = lambda asked: (200, {"Content-Type": "text/html"}, form)
+    with pytest.raises(CredentialsRefused, match="login form"):
         task_of(system, **SINCE).poll(10, soon())
 
 
@@ -563,6 +566,18 @@ def test_errors_inside_a_200_are_seen_by_a_rule(trap: Trap, system: System) -> N
     assert receipt.outcome is Outcome.REJECTED
     assert receipt.reason is not None
     assert receipt.reason.endswith("order is closed")
+    sink.close()
+
+
+def test_a_server_that_refuses_each_record_is_not_asked_for_all_of_them(trap: Trap, system: System) -> None:
+    """I7: after a vendor's deploy 500 records are held, and not refused for good."""
+    trap.answer = lambda asked: reply({"title": "unknown field comment"}, 422 if len(trap.asked) > 10 else 200)
+    sink = sink_of(system, patch="/orders/{id}")
+    receipts = sink.put([write(number) for number in range(500)], soon())
+    counts = Counter(receipt.outcome for receipt in receipts)
+    assert counts == {Outcome.APPLIED: 10, Outcome.REJECTED: 20, Outcome.RETRY: 470}
+    assert all(is_suspected(receipt) for receipt in receipts if receipt.outcome is Outcome.RETRY)
+    assert len(trap.asked) <= 10 + 20 + 4, "those that were under way"
     sink.close()
 
 

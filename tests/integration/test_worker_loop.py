@@ -1,8 +1,9 @@
 """A whole worker inside the test's own process, so that the watch over its event loop sees all of it."""
 
 import asyncio
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from connectors.clock import SystemClock
 from crossdock.bootstrap import build
 from crossdock.broker import Broker
 from crossdock.configuration.load import load
+from crossdock.index import status
 from crossdock.ports import free_port
 from streams.admin import Admin
 from streams.runtime.app import WorkerApp
@@ -34,6 +36,7 @@ model:
     note: {allow: [calm, rough, severe]}
 writeback:"""
 RECORDS = 50
+_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +48,13 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def folder(jsonl_connector: Path, jsonl_folder: Path, broker: Broker) -> Path:
-    """The pipeline of CONTRIBUTING.md, with one of the shipped models in the middle."""
-    (jsonl_folder / "crossdock.yaml").write_text(
-        f"kafka: {{bootstrap: '{broker.bootstrap}', insecure: true, partitions: 2}}\nmodels: {MODELS}\n"
-    )
+def folder(request: pytest.FixtureRequest, jsonl_connector: Path, jsonl_folder: Path, broker: Broker) -> Path:
+    """The pipeline of CONTRIBUTING.md, with one of the shipped models in the middle; the parameter is more of the hub's
+    own file.
+    """
+    more = getattr(request, "param", "")
+    kafka = f"{{bootstrap: '{broker.bootstrap}', insecure: true, partitions: 2, prefix: hub{next(_numbers)}}}"
+    (jsonl_folder / "crossdock.yaml").write_text(f"kafka: {kafka}\nmodels: {MODELS}\n{more}\n")
     pipeline = jsonl_folder / "pipelines" / "orders.yaml"
     text = pipeline.read_text().replace("\nwriteback:", MODEL).replace("amount: amount", "severity: answer.severity")
     pipeline.write_text(text.replace("  key: [id]\n", "  key: [id]\n  every: 100ms\n"))
@@ -58,15 +63,12 @@ def folder(jsonl_connector: Path, jsonl_folder: Path, broker: Broker) -> Path:
     return jsonl_folder
 
 
-async def all_are_written(copies: Path, app: WorkerApp) -> int:
-    """The records that were written back: all of them, or those up to the worker's end or the patience's."""
-    found = 0
+async def until(app: WorkerApp, done: Callable[[], bool]) -> None:
+    """Returns when it is true, or at the worker's end or the patience's."""
     for _ in range(1200):
-        found = await asyncio.to_thread(lambda: sum(1 for _ in copies.glob("*.json")))
-        if app.should_stop or found == RECORDS:
+        if app.should_stop or await asyncio.to_thread(done):
             break
         await asyncio.sleep(0.05)
-    return found
 
 
 @pytest.fixture
@@ -75,29 +77,48 @@ def parts(folder: Path, broker: Broker) -> Iterator[Parts]:
     configuration, clock = load(folder, {}), SystemClock()
     system = configuration.systems["drop"].build(clock)
     with Admin(broker.bootstrap) as admin:
-        admin.ensure([*HubTopics.of("hub").all(), *PipelineTopics.of("hub", "orders", 2).all()])
+        prefix = configuration.hub.kafka.prefix
+        admin.ensure([*HubTopics.of(prefix).all(), *PipelineTopics.of(prefix, "orders", 2).all()])
     yield build(configuration, {"drop": system}, "0", clock)
     system.close()
 
 
-async def written_by(app: WorkerApp, copies: Path) -> int:
-    """The life of a worker until everything is written back."""
+async def life(app: WorkerApp, done: Callable[[], bool]) -> None:
+    """The life of a worker until that is true."""
     await app.start()
     try:
-        found = await all_are_written(copies, app)
+        await until(app, done)
         assert not app.should_stop, "the worker crashed"
-        return found
     finally:
         await app.stop()
         app.consumer._thread.thread_loop.close()  # Faust makes a thread for the consumer that we never start
 
 
-def test_a_worker_reads_asks_its_model_and_writes_without_blocking_its_loop(
+def run(parts: Parts, done: Callable[[], bool]) -> None:
+    with asyncio.Runner() as runner:
+        asyncio.set_event_loop(runner.get_loop())  # Faust's app takes it when it is made, and is made before it runs
+        runner.run(life(app_of(parts), done))
+
+
+def written(folder: Path) -> int:
+    return sum(1 for _ in (folder / "drop" / "copies").glob("*.json"))
+
+
+def test_a_worker_reads_asks_its_model_writes_and_keeps_its_index_without_blocking_its_loop(
     parts: Parts, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     working_directory = tmp_path_factory.mktemp("cwd")
     monkeypatch.chdir(working_directory)
-    with asyncio.Runner() as runner:
-        asyncio.set_event_loop(runner.get_loop())  # Faust's app takes it when it is made, and is made before it runs
-        assert runner.run(written_by(app_of(parts), folder / "drop" / "copies")) == RECORDS
+    run(parts, lambda: written(folder) == RECORDS and status(folder)["rows"]["receipts"] == RECORDS)
+    assert written(folder) == RECORDS
+    assert status(folder)["rows"]["receipts"] == RECORDS
     assert list(working_directory.iterdir()) == [], "a worker leaves nothing where it was started"
+
+
+@pytest.mark.parametrize("folder", ["index: {url: 'postgresql://nobody@127.0.0.1:1/nothing'}"], indirect=True)
+def test_a_worker_whose_index_is_away_does_all_the_rest(
+    parts: Parts, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(parts, lambda: written(folder) == RECORDS and any(line.startswith("index.waits") for line in caplog.messages))
+    assert written(folder) == RECORDS
+    assert [line for line in caplog.messages if line.startswith("index.waits")]

@@ -30,6 +30,7 @@ def test_a_control_record_lies_under_its_kind_and_name() -> None:
 
 
 def test_a_cause_is_read_only_where_headers_were_added() -> None:
-    plain = [(f"h{number}", b"") for number in range(9)]
-    assert cause_of(plain) == (LIVE, None)
+    plain = [("ce_id", b"1"), ("cd_config", b"c0ffee")]
+    assert cause_of(plain) == cause_of([]) == cause_of(plain[:1]) == (LIVE, None)
     assert cause_of([*plain, (CAUSE, b"replay:2"), (WRITEBACK, b"flightops")]) == ("replay:2", "flightops")
+    assert cause_of([plain[0], (CAUSE, b"replay:2")]) == ("replay:2", None)

@@ -44,6 +44,7 @@ CHANGES_OF_STATE = re.compile(
     r"|(consumer|connection)\.commit$|\btask\.(open|ack)$|sink\.(put|once)$|calls\.write$"  # and with a system
 )
 WITHOUT_FAILPOINT = {
+    "streams/commits.py _write": "a mirror is no step of a record's way",
     "streams/control.py put": "a record of control is no step of a record's way",
     "streams/control.py take_back": "a record of control is no step of a record's way",
     "streams/delivery.py call": "its caller passes before and after it",
@@ -54,7 +55,7 @@ WITHOUT_FAILPOINT = {
     "streams/worker.py _writing": "holds `work`",
     "streams/worker.py work": "enrich and write-back pass before it, the lane after it",
 }
-COMMANDS_ON_THEIR_WAY: set[str] = set()
+COMMANDS_ON_THEIR_WAY: set[str] = {"crossdock offsets"}
 OTHER_COMMANDS = {"pip", "pre-commit", "git", "rm", "docker"}
 EVENT = re.compile(r"([a-z]+\.[a-z]+(?:_[a-z]+)*)(?: [a-z]+=.*)?", re.DOTALL)
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.errors import AuthExpired, Rejected, SystemFault, Throttled
+from connectors.errors import CredentialsRefused, Rejected, SystemFault, Throttled
 from connectors.http import HttpAnswer
+from connectors.reference import reference_of
 from connectors.rest.body import Unreadable, parse
 from connectors.rest.config import Response
 from connectors.rest.etag import for_if_match, same
 from connectors.rest.paging import next_link
 from connectors.rest.rules import Action, Rules, failure_of, pause_of
-from connectors.rest.sink import header_safe
 
 NOW = datetime(2013, 1, 1, tzinfo=UTC)
 
@@ -92,7 +92,7 @@ def test_if_match_gets_quotes_and_loses_a_compressors_suffix() -> None:
 
 @given(st.text(max_size=400))
 def test_any_write_id_is_fit_for_a_header(write_id: str) -> None:
-    made = header_safe(write_id)
+    made = reference_of(write_id)
     assert made.isascii()
     assert made.isprintable() or not made
     assert len(made) <= 255
@@ -102,8 +102,8 @@ def test_a_common_write_id_stays_readable() -> None:
     write_id = (
         "hub/station-weather/stations/stations/reports/EWR-2013-01-01T06@0001.01795495872590442.0000~71b69e21/live"
     )
-    assert header_safe(write_id) == write_id
-    assert header_safe(write_id * 3) != header_safe(write_id * 3 + "x")
+    assert reference_of(write_id) == write_id
+    assert reference_of(write_id * 3) != reference_of(write_id * 3 + "x")
 
 
 def answer(status: int, body: bytes = b"{}", **headers: str) -> HttpAnswer:
@@ -125,7 +125,7 @@ def test_each_status_has_its_action(status: int, action: Action) -> None:
     assert Rules(()).action(answer(status)) is action
 
 
-def test_a_login_page_with_200_is_the_systems_fault() -> None:
+def test_a_page_for_people_with_200_is_the_systems_fault() -> None:
     for page in (
         answer(200, b"<html>", **{"Content-Type": "text/html"}),
         HttpAnswer(200, {}, b"  <!DOCTYPE html>", ""),
@@ -134,7 +134,15 @@ def test_a_login_page_with_200_is_the_systems_fault() -> None:
         assert action is Action.FAULT
         failure = failure_of(action, page, "GET /x", None)
         assert isinstance(failure, SystemFault)
-        assert failure.code == "login-page"
+        assert failure.code == "html"
+
+
+def test_a_login_form_with_200_says_that_the_credentials_are_refused() -> None:
+    form = b"<!doctype html><form><input name=u><input type='password'></form>"
+    page = answer(200, form, **{"Content-Type": "text/html"})
+    failure = failure_of(Rules(()).action(page), page, "GET /x", None)
+    assert isinstance(failure, CredentialsRefused)
+    assert failure.code == "credentials"
 
 
 def test_own_rules_come_first_and_see_errors_inside_a_200() -> None:
@@ -170,7 +178,7 @@ def test_failures_carry_what_to_do_about_them() -> None:
     throttled = failure_of(Action.RATE_LIMITED, answer(429), "GET /x", 3.0)
     assert isinstance(throttled, Throttled)
     assert throttled.retry_after == 3.0
-    assert isinstance(failure_of(Action.AUTH, answer(401), "GET /x", None), AuthExpired)
+    assert isinstance(failure_of(Action.AUTH, answer(401), "GET /x", None), CredentialsRefused)
 
 
 @pytest.mark.parametrize(

@@ -1,40 +1,20 @@
 """Retrying, case by case, in hand-moved time."""
 
 import threading
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 
 import pytest
+from hand_clock import HandClock
 
 from connectors.budget import RetryBudget
 from connectors.contract import Capabilities, Idempotency, Readable
 from connectors.errors import Rejected, Retriable, SystemFault, Throttled, Unknown
+from connectors.refusals import SUSPECTED, Refusals, is_suspected
 from connectors.retry import Retrying
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
 from schemas.values import Key, Record
 from schemas.write import Write
-
-
-class HandClock:
-    def __init__(self) -> None:
-        self.seconds, self.naps = 0.0, list[float]()
-        self.on_sleep: Callable[[], None] = lambda: None
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> datetime:
-        return datetime(2013, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
-
-    def sleep(self, seconds: float, interrupt: threading.Event | None = None) -> bool:
-        self.on_sleep()
-        if interrupt is not None and interrupt.is_set():
-            return True
-        self.naps.append(seconds)
-        self.seconds += seconds
-        return False
-
 
 Answer = list[Receipt] | Exception
 
@@ -124,12 +104,127 @@ def test_an_unknown_outcome_is_repeated_with_the_same_ids_where_the_class_allows
     assert [receipt.outcome for receipt in receipts] == [Outcome.APPLIED, Outcome.APPLIED]
 
 
-@pytest.mark.parametrize("idempotency", [Idempotency.READBACK, Idempotency.NONE])
-def test_an_unknown_outcome_is_handed_back_where_a_repeat_could_do_it_twice(idempotency: Idempotency) -> None:
-    sink = Scripted(Unknown("no answer"), idempotency=idempotency)
+def test_an_unknown_outcome_of_class_none_is_handed_back() -> None:
+    """I2: a repeat could do it twice."""
+    sink = Scripted(Unknown("no answer"), idempotency=Idempotency.NONE)
     receipts = Retrying(sink, clock=HandClock()).put(writes(2), 60.0)
     assert [receipt.outcome for receipt in receipts] == [Outcome.UNKNOWN, Outcome.UNKNOWN]
     assert len(sink.calls) == 1
+
+
+def test_what_was_not_sent_is_sent_again_even_of_class_none() -> None:
+    sink = Scripted(Retriable("not reached"), [APPLIED], idempotency=Idempotency.NONE)
+    (receipt,) = Retrying(sink, clock=HandClock()).put(writes(1), 60.0)
+    assert (receipt.outcome, receipt.attempts) == (Outcome.APPLIED, 2)
+
+
+class Found(Scripted):
+    """Class readback: says of each write whether it happened, as scripted; the last answer for ever."""
+
+    def __init__(self, *script: Answer, found: list[list[Receipt | None] | Exception], settle: float = 0.0) -> None:
+        super().__init__(*script)
+        self.capabilities = Capabilities(Idempotency.READBACK, settle=settle)
+        self._found = found
+        self.asked: list[list[str]] = []
+
+    def happened(self, writes: Sequence[Write], deadline: float) -> list[Receipt | None]:
+        self.asked.append([write.write_id for write in writes])
+        answer = self._found.pop(0) if len(self._found) > 1 else self._found[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_a_write_that_can_be_found_is_looked_for_before_the_first_send() -> None:
+    """I2: after a crash nobody knows what was sent."""
+    sink = Found([APPLIED], found=[[APPLIED, None]])
+    receipts = Retrying(sink, clock=HandClock()).put(writes(2), 60.0)
+    assert sink.asked == [["w0", "w1"]]
+    assert sink.calls == [["w1"]]
+    assert [receipt.outcome for receipt in receipts] == [Outcome.APPLIED, Outcome.APPLIED]
+
+
+def test_an_unknown_outcome_is_looked_for_once_it_can_be_found_and_only_then_sent_again() -> None:
+    clock = HandClock()
+    sink = Found(Unknown("no answer"), [APPLIED, Receipt(Outcome.UNKNOWN)], [APPLIED], found=[[None, None]], settle=3.0)
+    sink._found = [[None, None], [None, None], [None], [None]]
+    receipts = Retrying(sink, clock=clock, cap=0.01).put(writes(2), 60.0)
+    assert sink.asked == [["w0", "w1"], ["w0", "w1"], ["w1"]]
+    assert sink.calls == [["w0", "w1"], ["w0", "w1"], ["w1"]]
+    assert [nap >= 3.0 for nap in clock.naps] == [True, True]
+    assert [receipt.outcome for receipt in receipts] == [Outcome.APPLIED, Outcome.APPLIED]
+
+
+def test_a_doubt_that_lasts_to_the_deadline_is_not_an_end_but_looked_for_at_the_next_put() -> None:
+    sink = Found(Unknown("no answer"), found=[[None], Retriable("away")])
+    with pytest.raises(Retriable, match="away"):
+        Retrying(sink, clock=HandClock()).put(writes(1), 5.0)
+    assert len(sink.calls) == 1
+    late = Found([Receipt(Outcome.UNKNOWN)], found=[[None]], settle=30.0)
+    (receipt,) = Retrying(late, clock=HandClock()).put(writes(1), 5.0)
+    assert receipt.outcome is Outcome.RETRY
+
+
+def test_a_doubt_keeps_its_time_into_the_next_put_while_others_go_on() -> None:
+    """I2: looked for too early, a write that is under way would be sent once more."""
+    clock = HandClock()
+    sink = Found(Unknown("no answer"), [APPLIED], found=[[None]], settle=3.0)
+    retrying = Retrying(sink, clock=clock, cap=0.01)
+    with pytest.raises(Retriable) as raised:
+        retrying.put(writes(1), 1.0)
+    assert raised.value.retry_after == 3.0
+    retrying.once([Write("w7", {"id": 7}, {"v": 7}, "1")], 20.0)
+    with pytest.raises(Retriable, match="looked for later") as early:
+        retrying.once(writes(1), 20.0)
+    assert (early.value.retry_after, sink.calls) == (3.0, [["w0"], ["w7"]])
+    assert retrying.put(writes(1), 20.0)[0].outcome is Outcome.APPLIED
+    assert clock.seconds >= 3.0
+    assert sink.asked == [["w0"], ["w7"], ["w0"]]
+
+
+def test_a_sink_that_promises_readback_and_cannot_look_is_a_defect() -> None:
+    with pytest.raises(TypeError, match="happened"):
+        Retrying(Scripted([APPLIED], idempotency=Idempotency.READBACK), clock=HandClock())
+
+
+REJECTED = Receipt(Outcome.REJECTED, code="E1")
+
+
+def test_the_twenty_first_refusal_in_a_row_is_not_believed_and_a_success_between_begins_anew() -> None:
+    refusals = Refusals()
+    answers = [*[REJECTED] * 19, APPLIED, *[REJECTED] * 19, Receipt(Outcome.REJECTED, code="E2"), *[REJECTED] * 22]
+    judged = [refusals.judged(answer) for answer in answers]
+    assert [is_suspected(receipt) for receipt in judged].index(True) == 19 + 1 + 19 + 1 + 20
+    assert judged[-1].reason is not None
+    assert "E1" in judged[-1].reason
+
+
+def test_what_a_suspicious_sink_did_not_send_is_not_asked_for_again_by_retrying() -> None:
+    suspected = Receipt(Outcome.RETRY, code=SUSPECTED)
+    sink = Scripted([REJECTED, suspected, RETRY])
+    receipts = Retrying(sink, clock=HandClock()).put(writes(3), 60.0)
+    assert len(sink.calls) == 1
+    assert [(receipt.outcome, receipt.code) for receipt in receipts] == [
+        (Outcome.REJECTED, "E1"),
+        (Outcome.RETRY, SUSPECTED),
+        (Outcome.RETRY, None),
+    ]
+
+
+class Closed(Scripted):
+    """Refuses every batch whatever is in it, as after a vendor's deploy."""
+
+    def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
+        self.calls.append([write.write_id for write in writes])
+        raise Rejected("unknown field", code="E1")
+
+
+def test_bisection_ends_after_twenty_refusals_in_a_row() -> None:
+    sink = Closed([])
+    receipts = Retrying(sink, clock=HandClock()).put(writes(500), 60.0)
+    assert [receipt.outcome for receipt in receipts] == [Outcome.REJECTED] * 20 + [Outcome.RETRY] * 480
+    assert all(is_suspected(receipt) for receipt in receipts[20:])
+    assert sum(len(call) == 1 for call in sink.calls) == 20
 
 
 def test_what_may_not_be_repeated_is_never_forgotten_behind_an_error() -> None:
