@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaAdminClient
@@ -113,60 +114,87 @@ def lose_offsets(run: "Run") -> None:
     run.measure("new_effects", run.effects() - before)
 
 
-def failpoints(run: "Run", armed: Sequence[Sequence[str]]) -> None:
-    """Each worker lives through its list: one failpoint in each life. A life that never comes there is ended."""
-    run.workers.stop()
-    run.workers.start(len(armed), [list(each) for each in armed])
-    watched = [_Lives(worker, len(each)) for worker, each in zip(run.workers.running, armed, strict=True)]
-    while not all(each.done for each in watched):
-        for each in watched:
+def failpoints(run: "Run", armed: Sequence[str]) -> None:
+    """Each life of a worker has one failpoint armed, until all of them have been come to."""
+    waiting = [_Armed(each) for each in armed]
+    lives = [_Lives(worker, waiting, len(run.workers.running)) for worker in run.workers.running]
+    while waiting or any(each.busy for each in lives):
+        for each in lives:
             each.look()
         time.sleep(0.05)
-    for each in watched:
-        run.unreached += each.unreached
+    run.unreached += [text for each in lives for text in each.unreached]
     run.measure("unreached", len(run.unreached))
 
 
-class _Lives:
-    """The lives of one worker, each with a failpoint armed."""
+@dataclass
+class _Armed:
+    """One failpoint that is to be come to, and the workers that did not: not everyone owns a source."""
 
-    UNREACHED_AFTER = 25.0
+    text: str
+    tried: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Lives:
+    """The lives of one worker, each with a failpoint of those that wait."""
+
+    worker: Worker
+    waiting: list[_Armed]
+    workers: int
+    unreached: list[str] = field(default_factory=list)
+    _armed: _Armed | None = None
+    _pid: int = 0
+    _state: tuple[str, float] = ("", 0.0)
+
+    UNREACHED_AFTER = 20.0
     """Seconds at work without coming to the failpoint."""
     GOES_ON = 3.0
     """Seconds for a zombie to do harm, if it can."""
 
-    def __init__(self, worker: Worker, count: int) -> None:
-        self._worker, self._count = worker, count
-        self._since: tuple[int, str, float] = (0, "", 0.0)
-        self.unreached: list[str] = []
-
     @property
-    def done(self) -> bool:
-        lives = self._worker.lives
-        return len(lives) > self._count or (len(lives) == self._count and not lives[-1].alive)
+    def busy(self) -> bool:
+        return self._armed is not None
 
     def look(self) -> None:
-        worker = self._worker
-        if self.done or not worker.lives or not worker.lives[-1].alive:
+        """One look at the present life; what is to be done follows from how long it has been in one state."""
+        life = self.worker.lives[-1]
+        if self._armed is None or (not life.alive and life.armed == self._armed.text):
+            self._arm_next()
+        if self._armed is None or not life.alive:
             return
-        if self._stood("stopped", worker.stopped, ZOMBIE):
-            worker.signal(signal.SIGCONT)
-            self._since = (worker.lives[-1].pid, "woken", time.monotonic())
-        elif self._since[:2] == (worker.lives[-1].pid, "woken"):
-            if time.monotonic() - self._since[2] > self.GOES_ON:
-                worker.kill()
-        elif self._stood("works", not worker.stopped and worker.works, self.UNREACHED_AFTER):
-            self.unreached.append(worker.lives[-1].armed or "")
-            worker.kill()
+        if life.armed != self._armed.text:
+            self.worker.kill()  # the next life is the armed one
+            return
+        state = "stopped" if self.worker.stopped else "works" if self.worker.works else "starts"
+        if self._state[0] == "woken" and state != "stopped":
+            state = "woken"
+        if state != self._state[0] or life.pid != self._pid:
+            self._pid, self._state = life.pid, (state, time.monotonic())
+        since = time.monotonic() - self._state[1]
+        if state == "stopped" and since > ZOMBIE:
+            self._state = ("woken", time.monotonic())
+            self.worker.signal(signal.SIGCONT)
+        elif state == "woken" and since > self.GOES_ON:
+            self.worker.kill()
+        elif state == "works" and since > self.UNREACHED_AFTER:
+            self._give_back()
+            self.worker.kill()
 
-    def _stood(self, what: str, holds: bool, seconds: float) -> bool:
-        """Whether something holds for the present life, and has for so long."""
-        life = (self._worker.lives[-1].pid, what)
-        if not holds:
-            return False
-        if self._since[:2] != life and self._since[:2] != (life[0], "woken"):
-            self._since = (*life, time.monotonic())
-        return self._since[:2] == life and time.monotonic() - self._since[2] > seconds
+    def _give_back(self) -> None:
+        """Another worker may come to it."""
+        assert self._armed is not None
+        self._armed.tried.add(self.worker.instance)
+        if len(self._armed.tried) < self.workers:
+            self.waiting.append(self._armed)
+        else:
+            self.unreached.append(self._armed.text)
+
+    def _arm_next(self) -> None:
+        mine = [each for each in self.waiting if self.worker.instance not in each.tried]
+        self._armed = mine[0] if mine else None
+        if self._armed is not None:
+            self.waiting.remove(self._armed)
+            self.worker.armed = [self._armed.text]
 
 
 def step_clock(run: "Run", seconds: float) -> None:

@@ -126,6 +126,7 @@ def deadlocks(run: "Run", seconds: float, people: int) -> None:
     for thread in threads:
         thread.join()
     run.measure("people_aborted", sum(aborted))
+    run.measure("hub_gave_way", run.stage.postgres.log_file.read_text().count("due to lock timeout"))
 
 
 def _person(run: "Run", number: int, people: int, end: float, aborted: list[int]) -> None:
