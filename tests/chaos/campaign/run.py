@@ -112,6 +112,11 @@ class Run:
         }
         return {**self.stage.environ, **ours}
 
+    def read(self) -> int:
+        """Changes on the topics of all pipelines, so far."""
+        with Admin(self.stage.broker.bootstrap) as admin:
+            return sum(sum(1 for _ in admin.read(FLOWS[name].topics.changes.name)) for name in self.scenario.pipelines)
+
     def effects(self) -> int:
         """Effects in all targets, so far."""
         return sum(1 for name in self.scenario.pipelines for _ in FLOWS[name].effects(self.stage))
