@@ -193,7 +193,7 @@ def test_the_partitions_of_a_worker_move_at_once_when_it_was_told_to_end_and_wit
     one, other = hub.start("a"), hub.start("b")
     took = {}
     for how in (signal.SIGTERM, signal.SIGKILL):
-        hub.until(lambda: bool(hub.partitions(one.pid)))  # noqa: B023 - waited for inside the loop
+        hub.until(lambda: all(hub.partitions(each.pid) for each in (one, other)))  # noqa: B023 - waited for here
         since = len(hub.system.lines())
         hub.until(lambda: len(hub.partitions(one.pid, since)) == len(hub.partitions(other.pid, since)) == 2)  # noqa: B023
         partitions = hub.partitions(one.pid, since)

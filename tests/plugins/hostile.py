@@ -67,6 +67,9 @@ class HostileSystem:
     def sink(self, config: WritebackConfig, *, prefix: str) -> SinkTask:
         return Effects(self)
 
+    def credentials_digest(self) -> str:
+        return ""
+
     def close(self) -> None: ...
 
     def acts(self, what: str) -> None:
