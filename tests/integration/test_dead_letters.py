@@ -182,9 +182,13 @@ def test_a_worker_that_is_killed_amid_a_replay_leaves_one_event_and_one_effect(
     airline.hub.stop()
     environ = {**airline.hub.stage.environ, VARIABLE: f"{place}:1:kill"}
     command = [sys.executable, "-m", "crossdock", "run", str(airline.hub.folder), "--no-supervise"]
-    with airline.hub.log.open("ab") as log, subprocess.Popen(command, env=environ, stderr=log) as dying:
-        dead("replay", airline.hub.folder, "--id", letter["id"])
-        assert dying.wait(120) == -signal.SIGKILL
+    try:
+        with airline.hub.log.open("ab") as log, subprocess.Popen(command, env=environ, stderr=log) as dying:
+            dead("replay", airline.hub.folder, "--id", letter["id"])
+            assert dying.wait(120) == -signal.SIGKILL
+    except BaseException:
+        airline.hub.start()  # the others of this module share it
+        raise
     assert replays(airline, number) == sent
     assert airline.letters(number)[0]["state"] == ("replayed (1)" if sent else "open")
     airline.hub.start()
@@ -192,7 +196,8 @@ def test_a_worker_that_is_killed_amid_a_replay_leaves_one_event_and_one_effect(
     settle_another(airline, number + 1000)
     assert airline.letters(number)[0]["state"] == "replayed (1)"
     assert replays(airline, number) == ["replay:1"]
-    assert airline.effects(number) == ["replay:1"]
+    (effect,) = airline.effects(number)  # a source that starts anew reads its last rows again: either may come first
+    assert effect in ("live", "replay:1")
 
 
 def replays(airline: Airline, number: int) -> list[str]:
