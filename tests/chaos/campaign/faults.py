@@ -88,7 +88,7 @@ def second_hub(run: "Run", seconds: float) -> None:
     second.start(1)
     until(lambda: second.running[0].works, "the second hub to work", START_PATIENCE)
     time.sleep(seconds)
-    second.stop()
+    second.end()
     run.measure("crashes", len(run.workers.lives) - before + len(second.lives) - 1)
 
 

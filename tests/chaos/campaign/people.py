@@ -62,10 +62,10 @@ def _person(run: "Run", number: int, people: int, end: float, aborted: list[int]
 
 
 class Operator:
-    """Sends dead letters again and moves offsets back, again and again, as long as it is let."""
+    """Sends dead letters again and moves offsets back, whenever that is wanted."""
 
-    def __init__(self, run: "Run") -> None:
-        self._run, self._chance = run, random.Random(run.seed)
+    def __init__(self, run: "Run", wanted: Callable[[], bool]) -> None:
+        self._run, self._wanted, self._chance = run, wanted, random.Random(run.seed)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="operator", daemon=True)
         self.done = 0
@@ -81,7 +81,9 @@ class Operator:
 
     def _work(self) -> None:
         hub = str(self._run.stage.hub)
-        while not self._ending.wait(2.0):
+        while not self._ending.wait(0.5):
+            if not self._wanted():
+                continue
             self.done += bool(crossdock(self._run, "dead", "replay", hub, "--reason", "campaign"))
             flow = FLOWS[self._chance.choice(self._run.scenario.pipelines)]
             stands = self._stands(flow)

@@ -86,7 +86,7 @@ class Run:
             self.examples = self._examples()
         finally:
             self.load.stop()
-            self.workers.stop()
+            self.workers.end()
             self.watch.stop()
             self.stage.end()
 

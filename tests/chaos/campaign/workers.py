@@ -1,17 +1,15 @@
 """Worker processes of a run: started again whenever they end, with another failpoint armed in each life."""
 
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 
 from connectors.failpoints import VARIABLE
+from tests.chaos.campaign.nursery import Nursery
 
 PAUSE = 0.3
 """Seconds between two lives."""
@@ -43,14 +41,13 @@ class Worker:
 
     hub: Path
     instance: str
-    environ: Mapping[str, str]
+    nursery: Nursery
     log: Path
     armed: list[str] = field(default_factory=list)
     """Failpoints of the lives to come, one each; a life beyond them has none."""
     lives: list[Life] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
         self._ending, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._keep, name=f"worker {self.instance}", daemon=True)
 
@@ -60,8 +57,7 @@ class Worker:
     @property
     def pid(self) -> int | None:
         """Of the present life; None between two."""
-        child = self._child
-        return child.pid if child is not None and child.poll() is None else None
+        return self.lives[-1].pid if self.lives and self.lives[-1].alive else None
 
     @property
     def stopped(self) -> bool:
@@ -71,30 +67,35 @@ class Worker:
     @property
     def works(self) -> bool:
         """Whether the present life has come so far that it owns its share of everything."""
-        if self.pid is None or not self.lives or not self.lives[-1].alive:
-            return False
+        return self.pid is not None and LAST_AT_START in self._logged()
+
+    def raised(self, failpoint: str) -> bool:
+        """Whether the last life tells that this failpoint raised."""
+        return f"FailpointError: {failpoint}".encode() in self._logged()
+
+    def _logged(self) -> bytes:
+        """What the last life has logged so far."""
         with self.log.open("rb") as log:
             log.seek(self.lives[-1].logged)
-            return LAST_AT_START in log.read()
+            return log.read()
 
-    def signal(self, number: signal.Signals) -> bool:
+    def signal(self, number: Signals) -> bool:
         """False if there is no process right now."""
         with self._lock:
-            child = self._child
-            if child is None or child.poll() is not None:
-                return False
-            child.send_signal(number)
-            return True
+            pid = self.pid
+            if pid is not None:
+                os.kill(pid, number)
+            return pid is not None
 
     def kill(self) -> bool:
-        return self.signal(signal.SIGKILL)
+        return self.signal(SIGKILL)
 
     def stop(self, patience: float = 60.0) -> float:
         """SIGTERM, for good. Returns the seconds that it took; SIGKILL when patience was over."""
         self._ending.set()
         began = time.monotonic()
-        self.signal(signal.SIGCONT)
-        self.signal(signal.SIGTERM)
+        self.signal(SIGCONT)
+        self.signal(SIGTERM)
         self._thread.join(patience)
         if self._thread.is_alive():
             self.kill()
@@ -104,7 +105,7 @@ class Worker:
     def terminate(self) -> float | None:
         """SIGTERM to the present life, which is followed by another. Returns the seconds until it had ended."""
         life = self.lives[-1] if self.lives else None
-        if life is None or not self.signal(signal.SIGTERM):
+        if life is None or not self.signal(SIGTERM):
             return None
         began = time.monotonic()
         while life.alive:
@@ -112,31 +113,23 @@ class Worker:
         return time.monotonic() - began
 
     def _keep(self) -> None:
-        with self.log.open("ab") as output:
-            while not self._ending.is_set():
-                self._live(output)
-                self._ending.wait(PAUSE)
+        while not self._ending.is_set():
+            self._live()
+            self._ending.wait(PAUSE)
 
-    def _live(self, output: IO[bytes]) -> None:
-        command = [sys.executable, "-m", "crossdock", "run", str(self.hub), "--no-supervise"]
+    def _live(self) -> None:
+        self.log.touch()
         logged = self.log.stat().st_size
         armed = self.armed.pop(0) if self.armed else None
-        environ = {**self.environ} if armed is None else {**self.environ, VARIABLE: armed}
-        with self._lock:
-            child = subprocess.Popen(
-                [*command, "--instance", self.instance],
-                stdout=output,
-                stderr=output,
-                stdin=subprocess.DEVNULL,
-                env=environ,
-            )
-            self._child = child
-        life = Life(self.instance, child.pid, armed, logged, time.time())
+        words = ["run", str(self.hub), "--no-supervise", "--instance", self.instance]
+        pid, end = self.nursery.begin(words, self.log, {} if armed is None else {VARIABLE: armed})
+        life = Life(self.instance, pid, armed, logged, time.time())
         self.lives.append(life)
-        if self._ending.is_set():  # stop() came while the child was being made
-            self.signal(signal.SIGTERM)
-        life.code = child.wait()
-        life.ended = time.time()
+        if self._ending.is_set():  # stop() came while the life began
+            self.signal(SIGTERM)
+        code = end.result()
+        with self._lock:
+            life.code, life.ended = code, time.time()
 
 
 @dataclass
@@ -146,17 +139,25 @@ class Workers:
     hub: Path
     environ: Mapping[str, str]
     folder: Path
+    nursery: Nursery = field(init=False)
     running: list[Worker] = field(default_factory=list)
     gone: list[Worker] = field(default_factory=list)
 
-    def start(self, count: int = 1, armed: Iterable[list[str]] = ()) -> None:
+    def __post_init__(self) -> None:
+        self.nursery = Nursery(self.environ)
+
+    def start(self, count: int = 1) -> None:
         """Starts further workers."""
-        lives = [*armed, *([] for _ in range(count))]
-        for arms in lives[:count]:
+        for _ in range(count):
             number = str(len(self.running))
-            worker = Worker(self.hub, number, self.environ, self.folder / f"worker-{number}.log", arms)
+            worker = Worker(self.hub, number, self.nursery, self.folder / f"worker-{number}.log")
             worker.start()
             self.running.append(worker)
+
+    def end(self) -> None:
+        """All of them, and what they come from."""
+        self.stop()
+        self.nursery.close()
 
     def stop(self, count: int | None = None) -> list[float]:
         """Ends the last so many workers, or all, beside each other. Returns the seconds that each took."""
