@@ -17,6 +17,8 @@ from tests.conftest import Database
 
 JANUARY = 27_004
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def demo(folder: Path, *arguments: str) -> dict[str, Any]:
     """Plays the demo in a process of its own; its last line, and its exit code as `exit`."""
