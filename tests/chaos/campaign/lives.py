@@ -26,7 +26,7 @@ GOES_ON = 3.0
 def failpoints(run: "Run", armed: Sequence[str]) -> None:
     """Each life of a worker has one failpoint armed, until all of them have been come to."""
     waiting = [_Armed(each) for each in armed]
-    lives = [_Lives(worker, waiting, len(run.workers.running)) for worker in run.workers.running]
+    lives = [_Lives(worker, waiting, len(run.workers.running), run.tell) for worker in run.workers.running]
     with Operator(run, lambda: any(each.needs_a_command for each in lives)) as operator:
         while waiting or any(each.armed is not None for each in lives):
             for each in lives:
@@ -56,6 +56,7 @@ class _Lives:
     worker: Worker
     waiting: list[_Armed]
     workers: int
+    tell: Callable[[str], None]
     unreached: list[str] = field(default_factory=list)
     armed: _Armed | None = None
     _pid: int = 0
@@ -109,7 +110,12 @@ class _Lives:
         armed = self.armed
         if armed is None or life.armed != armed.text:
             return
-        if self._state[0] == "unreached" or (life.code == 0 and not self.worker.raised(armed.name)):
+        missed = self._state[0] == "unreached" or (life.code == 0 and not self.worker.raised(armed.name))
+        lasted = (life.ended or life.began) - life.began
+        self.tell(
+            f"        {lasted:5.1f} s  worker {life.instance} {'did not come to' if missed else 'at'} {armed.text}"
+        )
+        if missed:
             armed.tried.add(self.worker.instance)
             if len(armed.tried) < self.workers:
                 self.waiting.append(armed)
