@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from connectors.failpoints import TRANSITIONS
 from tests.chaos.campaign.faults import ZOMBIE
@@ -76,23 +77,30 @@ def _zombies(chance: random.Random, size: Size) -> list[Step]:
     ]
 
 
-_SO_THAT_EACH_IS_PASSED = {
-    "aircraft": ("idempotency: natural", "idempotency: none"),  # intents and doubts
-    "reports": ("if_changed: newer_comes", "if_changed: reread"),
+_EACH_IS_PASSED: dict[str, Any] = {
+    "changes": {
+        "aircraft": ("idempotency: natural", "idempotency: none"),  # intents and doubts
+        "reports": ("if_changed: newer_comes", "if_changed: reread"),
+    },
+    "flags": {"registry": ["--locking", "0.02"]},  # records that are sick alone, and parked
+    "poison": 0.004,  # letters to send again
 }
-_FOR_FAILPOINTS = {"registry": ["--locking", "0.02"]}  # records that are sick alone, and parked
+"""What a scenario needs for every failpoint to be passed."""
+
+
+def _failpoints(*actions: str, times: int = 1) -> Plan:
+    """Every failpoint with every action, shuffled: each in a life of its own, at one of the first passages."""
+
+    def plan(chance: random.Random, size: Size) -> list[Step]:
+        armed = [f"{name}:{chance.randint(1, times)}:{action}" for name in TRANSITIONS for action in actions]
+        chance.shuffle(armed)
+        return [Step(5.0, "failpoints", {"armed": armed})]
+
+    return plan
 
 
 def _each_failpoint_once(chance: random.Random, size: Size) -> list[Step]:
     armed = [f"{name}:1:{chance.choice(['kill', 'raise'])}" for name in TRANSITIONS]
-    chance.shuffle(armed)
-    return [Step(5.0, "failpoints", {"armed": armed})]
-
-
-def _failpoints(chance: random.Random, size: Size) -> list[Step]:
-    """Every failpoint with every action, shuffled: each in a life of some worker."""
-    actions = ("kill", "raise", "stop")
-    armed = [f"{name}:{chance.randint(1, 3)}:{action}" for name in TRANSITIONS for action in actions]
     chance.shuffle(armed)
     return [Step(5.0, "failpoints", {"armed": armed})]
 
@@ -181,24 +189,27 @@ SCENARIOS = {
         Scenario("kill", "random SIGKILL of workers", _kills),
         Scenario(
             "failpoints",
-            "every failpoint x {kill, raise, stop}",
-            _failpoints,
-            workers=3,
-            flags=_FOR_FAILPOINTS,
-            poison=0.004,
-            changes=_SO_THAT_EACH_IS_PASSED,
+            "every failpoint x {kill, raise}, in the lives of a worker that is alone",
+            _failpoints("kill", "raise", times=3),
+            workers=1,
             limits={"unreached": 0},
+            **_EACH_IS_PASSED,
+        ),
+        Scenario(
+            "failpoints-stop",
+            "every failpoint: the worker stops there for longer than a session, another takes over, it goes on",
+            _failpoints("stop"),
+            limits={},
+            **_EACH_IS_PASSED,
         ),
         Scenario(
             "failpoints-once",
             "every failpoint once, with kill or raise",
             _each_failpoint_once,
-            workers=3,
-            flags=_FOR_FAILPOINTS,
-            poison=0.004,
-            changes=_SO_THAT_EACH_IS_PASSED,
+            workers=1,
             limits={"unreached": 0},
             by_name_only=True,
+            **_EACH_IS_PASSED,
         ),
         Scenario("zombie", "SIGSTOP for longer than a session, then SIGCONT", _zombies),
         Scenario(
