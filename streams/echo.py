@@ -18,7 +18,7 @@ from hashlib import blake2b
 import msgspec
 
 from connectors.clock import Clock
-from schemas.change import Change, canonical_key
+from schemas.change import Change
 from schemas.codec import Undecodable, decode, encode
 from schemas.event import header
 from schemas.outcome import Fate
@@ -96,11 +96,13 @@ class Echoes:
         self._waited[receipt.key] = written, self._clock.monotonic() + LIVES
         self._give_up()
 
-    def found(self, change: Change) -> Written | None:
-        """The write that this change is the echo of. It is waited for no more."""
-        if not self._waited:
-            return None
-        key = canonical_key(change.key)
+    def found(self, change: Change, key: bytes) -> Written | None:
+        """The write that this change is the echo of. It is waited for no more.
+
+        Args:
+            change: as the source read it.
+            key: the canonical form of its key.
+        """
         written, until = self._waited.get(key, (None, 0.0))
         if written is None or change.after is None or written.origin != change.origin:
             return None
