@@ -122,6 +122,7 @@ class WritebackConfig(Block):
     set: dict[str, Path] = Field(description="what is written: the target's field -> our path", min_length=1)
     idempotency: Idempotency = Field(description="what the target promises about a repeated write")
     if_changed: IfChanged = "newer_comes"
+    undo: bool = Field(default=False, description="receipts keep the replaced values, so that a run can be taken back")
     mode: Literal["write"] = "write"
     batch: int = Field(default=500, ge=1, le=1000, description="writes per call at most")
     coalesce: Duration | None = Field(

@@ -1,13 +1,12 @@
 """The composition root: the only place that knows all parts. Configuration goes in, a worker comes out."""
 
-import hashlib
 import logging
 import multiprocessing
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from connectors.budget import RetryBudget
@@ -39,6 +38,7 @@ from streams.echo import Echoes
 from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
+from streams.metrics import METRICS
 from streams.offsets import in_hub
 from streams.only import Only
 from streams.pipeline import Pipeline
@@ -78,6 +78,8 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     try:
         systems |= {name: config.build(clock) for name, config in configuration.systems.items()}
         parts = build(configuration, systems, lock.name, clock)
+        if configuration.hub.metrics is not None:
+            _serve(configuration.hub.metrics.port)
         life = Life(lambda: app_of(parts), clock)
         keep_for_good()
         return life.run()
@@ -105,6 +107,13 @@ def _supervise(folder: Path, instance: str | None) -> int:
         pass
     code = child.exit_code or 0
     return 0 if code == -signal.SIGTERM else abs(code)  # told before it could listen
+
+
+def _serve(port: int) -> None:
+    try:
+        METRICS.serve(port)
+    except OSError as error:
+        raise ConfigError(f"crossdock.yaml: metrics.port: {error}; choose another one") from error
 
 
 def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
@@ -185,6 +194,7 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
         ingests=[ingest for config in configuration.pipelines.values() for ingest in context.ingests(config)],
         health=context.health(),
         tasks={INDEX: projecting(configuration, kafka, clock)},
+        threads=context.pools,
     )
 
 
@@ -218,6 +228,11 @@ class _Context:
     clock: Clock
     control: Control
     credentials: Mapping[str, SystemCredentials]
+    pools: list[Threads] = field(default_factory=list)
+
+    def threads(self, name: str, size: int, patience: float) -> Threads:
+        self.pools.append(Threads(name, size, patience, self.clock))
+        return self.pools[-1]
 
     def topics(self, pipeline: str) -> PipelineTopics:
         kafka = self.configuration.hub.kafka
@@ -234,7 +249,7 @@ class _Context:
         return Pipeline(
             name=config.name,
             topics=self.topics(config.name),
-            config=self.digest(config),
+            config=config.digest,
             only=Only(config.only),
             derive=Derive(config.derive, names),
             lookups=Lookups(lookups, self.clock),
@@ -249,7 +264,7 @@ class _Context:
         system = self.configuration.systems[config.source.system]
         specs = source.tasks()
         patience = system.timeouts.total.total_seconds()
-        threads = Threads(f"source-{config.name}", len(specs), patience, self.clock)
+        threads = self.threads(f"source-{config.name}", len(specs), patience)
         prefix = self.configuration.hub.kafka.prefix
         return [
             Ingest(
@@ -261,7 +276,7 @@ class _Context:
                 topics=self.topics(config.name),
                 hub=HubTopics.of(prefix),
                 transactional_id=f"{prefix}.{config.name}.{spec.name}",
-                config=self.digest(config),
+                config=config.digest,
                 credentials=self.credentials[config.source.system],
                 backfills=all(block.guards_version for block in config.writeback),
                 fresh=config.freshness.total_seconds() / 2,
@@ -285,7 +300,7 @@ class _Context:
     def _target_system(self, name: str, blocks: list[tuple[PipelineConfig, WritebackConfig]]) -> TargetSystem:
         config = self.configuration.systems[name]
         gate = Gate(name, Breaker(self.clock), self.credentials[name], self.control, self.clock)
-        threads = Threads(f"write-{name}", config.courtesy.concurrency, self._drain(config), self.clock)
+        threads = self.threads(f"write-{name}", config.courtesy.concurrency, self._drain(config))
         shared = _Shared(gate, threads, RetryBudget(), self._drain(config))
         writebacks: dict[str, list[Writeback]] = {}
         for pipeline, block in blocks:
@@ -302,7 +317,7 @@ class _Context:
             pipeline=pipeline.name,
             prefix=prefix,
             topics=self.topics(pipeline.name),
-            config=self.digest(pipeline),
+            config=pipeline.digest,
             target=Target(
                 writeback=f"{pipeline.name}/{name}",
                 sink=Retrying(OpenedAtFirstUse(sink), self.clock, budget=shared.budget),
@@ -331,7 +346,7 @@ class _Context:
     def health(self) -> list[CredentialHealth]:
         """A task for each system that wants credentials: it alone tries a secret that nobody has tried."""
         longest = max((each.timeouts.total.total_seconds() for each in self.configuration.systems.values()), default=0)
-        threads = Threads("health", 2, longest, self.clock)
+        threads = self.threads("health", 2, longest)
         found: dict[str, Checkable] = {}
         for config in self.configuration.pipelines.values():
             source = source_of(self.configuration, self.systems, config.source)
@@ -351,7 +366,3 @@ class _Context:
 
     def _drain(self, system: SystemConfig) -> float:
         return min(LONGEST_DRAIN, system.timeouts.total.total_seconds())
-
-    def digest(self, config: PipelineConfig) -> str:
-        """Twelve hex digits of a pipeline's own file, stamped on its events. Secrets stand in it as references."""
-        return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]

@@ -74,7 +74,8 @@ class Ingest:
     async def run(self, stop: asyncio.Event) -> None:
         """Lives until `stop` is set, or the task turns out to be somebody else's."""
         patience = _Patience()
-        await first_of(stop.wait(), self.control.known())
+        with rest():
+            await first_of(stop.wait(), self.control.known())
         while not stop.is_set():
             if not self.credentials.usable:
                 await _pause(stop, 1.0)

@@ -3,6 +3,7 @@
 Dead letters and receipts are made here and nowhere else.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -54,6 +55,8 @@ class Settled:
         self._pipeline, self._topics, self._config, self._model = pipeline, topics, config, model
         self._now = rfc3339(clock.now())
         self.outputs: dict[Topic, list[Outgoing]] = {}
+        self.outcomes: Counter[str] = Counter()
+        """How many events became what."""
 
     def decode(self, records: Sequence[ConsumerRecord]) -> list[Incoming]:
         """The records that can be read; the others are dead letters with their bytes."""
@@ -73,6 +76,7 @@ class Settled:
         self.outputs.setdefault(topic, []).append(record)
 
     def enriched(self, incoming: Incoming, value: bytes) -> None:
+        self.outcomes["enriched"] += 1
         self._add(self._topics.enriched, incoming.record.key, value, list(incoming.record.headers))
 
     def review(self, incoming: Incoming, value: bytes) -> None:
@@ -137,6 +141,7 @@ class Settled:
         reason: str | None = None,
         headers: Headers = NO_HEADERS,
     ) -> None:
+        self.outcomes[fate.value] += 1
         record = ReceiptRecord(
             event_id=incoming.event_id,
             write_id=None if write is None else write.write_id,

@@ -20,7 +20,8 @@ from schemas.control import Resolution, Verdict, control_key
 from schemas.event import Headers
 from schemas.outcome import Fate, Outcome
 from schemas.receipt import Receipt
-from schemas.write import LIVE, Write, write_id
+from schemas.version import Version
+from schemas.write import Write, write_id
 from streams.aside import StandingAside
 from streams.busy import Busy
 from streams.control import Control
@@ -28,10 +29,11 @@ from streams.delivery import Target, deliver, look
 from streams.echo import told_of
 from streams.gate import Hold
 from streams.intents import Intents
+from streams.metrics import METRICS
 from streams.parking import Parked
 from streams.runtime.kafka import ConsumerRecord
 from streams.runtime.publisher import Outgoing, Outputs
-from streams.scope import Getter, Scope
+from streams.scope import Getter, scope_of
 from streams.settled import Incoming, Settled
 from streams.topics import PipelineTopics, Topic
 
@@ -85,22 +87,12 @@ class Writeback:
 
     def write(self, each: Incoming) -> Write:
         """The write that an event means."""
-        event = each.event
-        answer = event.ai or {}
-        scope = Scope(
-            key=event.key,
-            before=event.before,
-            after=event.after,
-            derived=event.derived,
-            lookups=event.lookups,
-            answer=answer.get("output") or {},
-            model={"name": answer.get("model"), "version": answer.get("version"), "digest": answer.get("digest")},
-        )
+        scope = scope_of(each.event)
         return Write(
             write_id=write_id(self.prefix, self.pipeline, self.name, each.event_id, each.cause),
             key={theirs: get(scope) for theirs, get in self.match.items()},
             fields={theirs: get(scope) for theirs, get in self.fields.items()},
-            version=event.version,
+            version=each.event.version,
             expected=None if self.expected is None else self.expected(scope),
         )
 
@@ -131,6 +123,7 @@ async def write_back(
         await passage.resolve_doubts()
         await passage.try_parked()
         await passage.take([each for each in incoming if each.only in (None, writeback.name)])
+    METRICS.settled(first.pipeline, "write", settled.outcomes)
     failpoint("writeback_before_publish")
     return settled.outputs
 
@@ -285,7 +278,7 @@ class _Passage:
             self._aside(self.intents.topic, self.intents.done(name))
             self._aside(self.writeback.control_topic, Outgoing(control_key(Resolution, name), None))
             if found.verdict is Verdict.RETRY:
-                again = each._replace(cause=_next_cause(each.cause))
+                again = _again(each)
                 await self._write([(again, self.writeback.write(again))])
                 continue
             happened = found.verdict is Verdict.APPLIED
@@ -347,9 +340,11 @@ class _Passage:
         self.settled.add(topic, record)
 
 
-def _next_cause(cause: str) -> str:
-    """A second opinion of a person about the same event is another write."""
-    return "replay:1" if cause == LIVE else f"replay:{int(cause.rpartition(':')[2]) + 1}"
+def _again(each: Incoming) -> Incoming:
+    """The same event as another write: with a cause of its own, and a version above all that it had."""
+    domain, position, number = Version.parse(each.event.version)
+    version = str(Version(domain, position, number + 1))
+    return each._replace(cause=f"replay:{number + 1}", event=msgspec.structs.replace(each.event, version=version))
 
 
 def _newest_of_each_key(wanted: Sequence[Wanted]) -> tuple[list[Wanted], list[Wanted]]:

@@ -13,6 +13,7 @@ from schemas.codec import Undecodable
 from streams.runtime import insides
 from streams.runtime.kafka import Kafka, stop_quietly
 from streams.runtime.lasting import Lasting
+from streams.runtime.pulse import beat
 from streams.topics import Topic
 
 log = logging.getLogger("crossdock.streams.compacted")
@@ -82,6 +83,7 @@ async def committed(kafka: Kafka, partitions: Sequence[TopicPartition]) -> Async
         await consumer.seek_to_beginning(*left)
         while left:
             insides.check_errors(consumer)
+            beat()
             for tp, records in (await consumer.getmany(*left, timeout_ms=500)).items():
                 for record in records:
                     if record.offset < left[tp]:

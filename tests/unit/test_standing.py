@@ -77,7 +77,7 @@ def test_a_partition_that_cannot_be_trusted_does_not_start(where: Place, trouble
 def test_a_partition_is_named_as_people_read_it() -> None:
     named = subject_of("hub", "hub.crossdock.write.erp", "hub.delay-risk.backfill-enriched", 3)
     assert named == "write.erp/delay-risk.backfill-enriched/3"
-    assert origin_of("erp.public.orders") == "/erp/public.orders"
+    assert origin_of("orders/erp.public.orders") == "/erp/public.orders"
 
 
 def move(number: int, action: str = "set", offset: object = None, undoes: str | None = None) -> OffsetMove:

@@ -283,6 +283,7 @@ async def test_a_person_ends_a_doubt_once(scene: Scene, verdict: Verdict, fate: 
     assert lane.compacted[TOPICS.intents.name] == {}
     if verdict is Verdict.RETRY:
         assert lane.receipts[-1].write_id == name.replace("/live", "/replay:1")
+        assert lane.receipts[-1].version == str(Version(1, 10, 1))
 
 
 def settled(event: ConsumerRecord) -> intents.Incoming:
