@@ -95,6 +95,15 @@ def test_what_differs_in_anything_is_no_echo(clock: Clock, seen: Change) -> None
     assert found(echoes, change(3, 0.31)) is not None, "the echo itself may still come"
 
 
+def test_the_same_version_read_again_is_no_echo(clock: Clock) -> None:
+    """A source that is read from the beginning gives what the write left in it, under the version that it had."""
+    echoes = Echoes(clock)
+    echoes.expect(receipt(change(1, None), {"risk": 0.31}))
+    assert found(echoes, change(1, 0.31)) is None
+    assert echoes.counts == Counts()
+    assert found(echoes, change(2, 0.31)) is not None
+
+
 def test_another_record_or_object_is_no_echo(clock: Clock) -> None:
     echoes = Echoes(clock)
     echoes.expect(receipt(change(1, None), {"risk": 0.31}))
