@@ -17,11 +17,13 @@ from tests.conftest import Database
 
 JANUARY = 27_004
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def demo(folder: Path, *arguments: str) -> dict[str, Any]:
     """Plays the demo in a process of its own; its last line, and its exit code as `exit`."""
     command = [sys.executable, "-W", "ignore", "-m", "crossdock", "demo", "--json", "--folder", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=560, check=False)
     assert done.stdout, done.stderr[-3000:]
     return {**json.loads(done.stdout.splitlines()[-1]), "exit": done.returncode, "said": done.stderr}
 
