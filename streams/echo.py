@@ -18,7 +18,7 @@ from hashlib import blake2b
 import msgspec
 
 from connectors.clock import Clock
-from schemas.change import Change, canonical_key
+from schemas.change import Change
 from schemas.codec import Undecodable, decode, encode
 from schemas.event import header
 from schemas.outcome import Fate
@@ -41,6 +41,8 @@ class Written(msgspec.Struct, frozen=True):
     """What the header says of a write."""
 
     origin: str
+    version: str
+    """Of the event that it followed: its echo is newer. The same version again is a source that is read anew."""
     content: str
     """Digest of the record's other content."""
     fields: list[str]
@@ -57,8 +59,8 @@ def told_of(write: Write, event: Incoming) -> tuple[str, bytes] | None:
     fields = sorted(write.fields)
     values = _digest(write.fields, fields)
     reason = "undo" if event.cause.startswith("undo:") else "echo"
-    told = Written(origin.removeprefix("/"), event.event_id.rpartition("~")[2], fields, values or "", reason)
-    return HEADER, encode(told)
+    content = event.event_id.rpartition("~")[2]
+    return HEADER, encode(Written(origin.removeprefix("/"), event.event.version, content, fields, values or "", reason))
 
 
 @dataclass(slots=True)
@@ -96,13 +98,17 @@ class Echoes:
         self._waited[receipt.key] = written, self._clock.monotonic() + LIVES
         self._give_up()
 
-    def found(self, change: Change) -> Written | None:
-        """The write that this change is the echo of. It is waited for no more."""
-        if not self._waited:
-            return None
-        key = canonical_key(change.key)
+    def found(self, change: Change, key: bytes) -> Written | None:
+        """The write that this change is the echo of. It is waited for no more.
+
+        Args:
+            change: as the source read it.
+            key: the canonical form of its key.
+        """
         written, until = self._waited.get(key, (None, 0.0))
         if written is None or change.after is None or written.origin != change.origin:
+            return None
+        if change.version <= written.version:
             return None
         if until < self._clock.monotonic():
             self._give_up()

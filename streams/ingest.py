@@ -268,7 +268,7 @@ class Ingest:
             if len(value) > MAX_CHANGE:
                 dead.append(self._too_large(change, key, value, record.time))
                 continue
-            echo = None if self.echoes is None else self.echoes.found(change)
+            echo = None if self.echoes is None else self.echoes.found(change, key)
             if echo is None:
                 changes.append(Outgoing(key, value, headers_of(change, config)))
             else:

@@ -30,8 +30,8 @@ from streams.topics import Topic, ownership_partition
 
 KEPT = 20
 """Moves that a history holds."""
-_LOOKED_AT = 10_000
-"""Records of other tasks that are looked at, per partition, before a task counts as new."""
+_LOOKED_AT = 50_000
+"""Records of other tasks that are looked at before a task counts as new."""
 
 
 class OffsetRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,16 +154,16 @@ async def was_read_before(kafka: Kafka, topics: Iterable[Topic], task: str) -> b
         Halted: a topic is gone.
     """
     origin = origin_of(task)
+    partitions = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
+    looked_at = 0
     try:
-        for partition in [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]:
-            looked_at = 0
-            async with contextlib.aclosing(committed(kafka, [partition])) as records:
-                async for record in records:
-                    if header(record.headers, "ce_source") == origin:
-                        return True
-                    looked_at += 1
-                    if looked_at >= _LOOKED_AT:
-                        break
+        async with contextlib.aclosing(committed(kafka, partitions)) as records:
+            async for record in records:
+                if header(record.headers, "ce_source") == origin:
+                    return True
+                looked_at += 1
+                if looked_at >= _LOOKED_AT:
+                    break
     except TopicMissing as error:
         raise missing(task, str(error)) from error
     return False
@@ -176,11 +176,11 @@ async def highest_version(kafka: Kafka, latest: Topic) -> str | None:
         KafkaError: Kafka does not answer.
     """
     highest = ""
-    for partition in range(latest.partitions):
-        async with contextlib.aclosing(committed(kafka, [TopicPartition(latest.name, partition)])) as records:
-            async for record in records:
-                if record.value is not None:
-                    highest = max(highest, decode_event(record.value).version)
+    partitions = [TopicPartition(latest.name, number) for number in range(latest.partitions)]
+    async with contextlib.aclosing(committed(kafka, partitions)) as records:
+        async for record in records:
+            if record.value is not None:
+                highest = max(highest, decode_event(record.value).version)
     return highest or None
 
 

@@ -212,7 +212,7 @@ class Reader(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
     async def _tell(self, *, last: bool = False) -> set[TopicPartition]:
         try:
             committed = {tp: offset for tp, offset in self._committed.items() if tp not in self._shut}
-            return await asyncio.wait_for(self._starting.tell(committed, last=last), 10)
+            return await asyncio.wait_for(self._starting.tell(committed, last=last), 2 if last else 10)
         except (KafkaError, TimeoutError) as error:
             self.log.warning("commit.unmirrored group=%s error=%r", self.group.name, error)
             return set()

@@ -23,6 +23,7 @@ from streams.runtime.compacted import newest_values
 from streams.runtime.kafka import Kafka
 from streams.runtime.publisher import Outgoing, Publisher
 from streams.runtime.reader import Batch, Group, Reader
+from streams.runtime.topic_ids import topic_ids
 from streams.standing import GroupOffset, mirror_key
 from streams.topics import HubTopics, Topic, enrich_group
 
@@ -303,3 +304,10 @@ async def test_what_is_committed_behind_an_open_transaction_of_another_task_is_s
     finally:
         await other.stop()
         await own.stop()
+
+
+async def test_the_id_of_a_topic_is_what_kafkas_own_tools_tell(flow: Flow) -> None:
+    """aiokafka does not ask for it: the request is ours, and a newer aiokafka may not send it any more."""
+    found = await topic_ids(Kafka(flow.bootstrap), [flow.topic.name, "there.is.none"])
+    places = await asyncio.to_thread(flow.admin.places, flow.group, flow.topic.name)
+    assert found == {flow.topic.name: places[0].topic_id}
