@@ -110,7 +110,10 @@ async def _not_empty(kafka: Kafka, partitions: Sequence[TopicPartition]) -> dict
 
 
 class Follower(Lasting):
-    """Follows all partitions of a compacted topic from the beginning, for as long as the worker lives."""
+    """Follows all partitions of a compacted topic from the beginning, for as long as the worker lives.
+
+    It holds one fetch and nothing else: what is kept of it is up to `take`.
+    """
 
     def __init__(self, kafka: Kafka, topic: Topic, take: Callable[[ConsumerRecord], None], **kwargs: Any) -> None:
         """`take` raises Undecodable for a record that it cannot read, which is passed over."""
