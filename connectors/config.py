@@ -122,10 +122,18 @@ class WritebackConfig(Block):
     set: dict[str, Path] = Field(description="what is written: the target's field -> our path", min_length=1)
     idempotency: Idempotency = Field(description="what the target promises about a repeated write")
     if_changed: IfChanged = "newer_comes"
+    undo: bool = Field(default=False, description="receipts keep the replaced values, so that a run can be taken back")
     mode: Literal["write"] = "write"
     batch: int = Field(default=500, ge=1, le=1000, description="writes per call at most")
     coalesce: Duration | None = Field(
         default=None, description="how long an event waits for newer ones of its record, which then replace it"
+    )
+
+    max_writes_per_record: int | None = Field(
+        default=None,
+        ge=1,
+        description="changes of one record within an hour; more wait, the newest in the place of the others. "
+        "Default: 60 where the hub also reads that system, as two that answer each other never end; else no limit",
     )
 
     @property

@@ -1,6 +1,5 @@
 """The composition root: the only place that knows all parts. Configuration goes in, a worker comes out."""
 
-import hashlib
 import logging
 import multiprocessing
 import signal
@@ -30,10 +29,12 @@ from crossdock.sources import source_of
 from crossdock.supervisor import Supervised
 from streams.brake import Brake
 from streams.breaker import Breaker
+from streams.busy import Busy
 from streams.control import Control
 from streams.credentials import CredentialHealth, SystemCredentials
 from streams.delivery import OpenedAtFirstUse, Target
 from streams.derive import Derive
+from streams.echo import Echoes
 from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
@@ -198,6 +199,16 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
     )
 
 
+MOST_WRITES = 60
+"""Changes of one record within an hour, into a system that the hub also reads."""
+
+
+def echoes(pipeline: PipelineConfig, block: WritebackConfig) -> bool:
+    """Whether a write-back changes what its pipeline reads, and no other one of the pipeline does."""
+    beside = [each for each in pipeline.writeback if each.system == block.system]
+    return block.system == pipeline.source.system and len(beside) == 1
+
+
 @dataclass(frozen=True, slots=True)
 class _Shared:
     """What all write-backs into one system have together."""
@@ -239,7 +250,7 @@ class _Context:
         return Pipeline(
             name=config.name,
             topics=self.topics(config.name),
-            config=self.digest(config),
+            config=config.digest,
             only=Only(config.only),
             derive=Derive(config.derive, names),
             lookups=Lookups(lookups, self.clock),
@@ -266,10 +277,11 @@ class _Context:
                 topics=self.topics(config.name),
                 hub=HubTopics.of(prefix),
                 transactional_id=f"{prefix}.{config.name}.{spec.name}",
-                config=self.digest(config),
+                config=config.digest,
                 credentials=self.credentials[config.source.system],
                 backfills=all(block.guards_version for block in config.writeback),
                 fresh=config.freshness.total_seconds() / 2,
+                echoes=Echoes(self.clock) if any(echoes(config, block) for block in config.writeback) else None,
                 every=config.source.every.total_seconds(),
                 limit=config.source.batch,
                 total_timeout=patience,
@@ -306,7 +318,7 @@ class _Context:
             pipeline=pipeline.name,
             prefix=prefix,
             topics=self.topics(pipeline.name),
-            config=self.digest(pipeline),
+            config=pipeline.digest,
             target=Target(
                 writeback=f"{pipeline.name}/{name}",
                 sink=Retrying(OpenedAtFirstUse(sink), self.clock, budget=shared.budget),
@@ -325,6 +337,8 @@ class _Context:
             if_changed=block.if_changed,
             coalesce=0.0 if block.coalesce is None else block.coalesce.total_seconds(),
             replaces=block.replaces,
+            echoes=echoes(pipeline, block),
+            busy=Busy(self._most_writes(block), self.clock),
             control=self.control,
             control_topic=HubTopics.of(prefix).control,
             clock=self.clock,
@@ -346,9 +360,10 @@ class _Context:
             for name, part in found.items()
         ]
 
+    def _most_writes(self, block: WritebackConfig) -> int | None:
+        """Changes of one record within an hour: a limit is needed where the hub reads what it writes."""
+        read = {pipeline.source.system for pipeline in self.configuration.pipelines.values()}
+        return block.max_writes_per_record or (MOST_WRITES if block.system in read else None)
+
     def _drain(self, system: SystemConfig) -> float:
         return min(LONGEST_DRAIN, system.timeouts.total.total_seconds())
-
-    def digest(self, config: PipelineConfig) -> str:
-        """Twelve hex digits of a pipeline's own file, stamped on its events. Secrets stand in it as references."""
-        return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]

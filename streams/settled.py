@@ -18,7 +18,7 @@ from schemas.receipt import Receipt, ReceiptRecord
 from schemas.values import rfc3339
 from schemas.write import LIVE, Write
 from streams.runtime.kafka import ConsumerRecord
-from streams.runtime.publisher import Outgoing
+from streams.runtime.publisher import NO_HEADERS, Outgoing
 from streams.topics import PipelineTopics, Topic
 
 
@@ -115,9 +115,20 @@ class Settled:
             incoming, Fate.DEAD, write=write, writeback=writeback, receipt=receipt, reason=f"{code}: {reason}"
         )
 
-    def written(self, incoming: Incoming, fate: Fate, write: Write, writeback: str, receipt: Receipt) -> None:
+    def written(
+        self,
+        incoming: Incoming,
+        fate: Fate,
+        write: Write,
+        writeback: str,
+        receipt: Receipt,
+        *,
+        headers: Headers = NO_HEADERS,
+    ) -> None:
         """A write-back came to its end."""
-        self._receipt(incoming, fate, write=write, writeback=writeback, receipt=receipt, reason=receipt.reason)
+        self._receipt(
+            incoming, fate, write=write, writeback=writeback, receipt=receipt, reason=receipt.reason, headers=headers
+        )
 
     def _receipt(
         self,
@@ -128,6 +139,7 @@ class Settled:
         writeback: str | None = None,
         receipt: Receipt | None = None,
         reason: str | None = None,
+        headers: Headers = NO_HEADERS,
     ) -> None:
         self.outcomes[fate.value] += 1
         record = ReceiptRecord(
@@ -145,7 +157,7 @@ class Settled:
             replaced=None if receipt is None else receipt.replaced,
             time=self._now,
         )
-        self._add(self._topics.receipts, incoming.record.key, encode(record), [])
+        self._add(self._topics.receipts, incoming.record.key, encode(record), headers)
 
     def _letter(
         self,

@@ -56,6 +56,11 @@ def check_sink(config: RestWritebackConfig, wire: Wire) -> Report:
         if isinstance(failure, CredentialsRefused):
             raise failure
         report.problems.append(Problem(("system",), failure.message))
+    if config.undo:
+        report.guarantees.append(
+            f"undo: each record is read before it is written; a field that GET {config.path} does not show cannot be "
+            "restored, nor can a record that another changes between, where the server has no ETags"
+        )
     if config.if_match is None and config.post is None:
         report.guarantees.append("no if_match: a change that another made meanwhile is overwritten")
     return report

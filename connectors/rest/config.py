@@ -234,6 +234,8 @@ class RestWritebackConfig(WritebackConfig):
             raise ValueError("idempotency: ledger is for SQL; valid here: natural, key, readback, none")
         if self.idempotency is Idempotency.NATURAL and (self.post or not self.if_match):
             raise ValueError("idempotency: natural needs `patch:` or `put:` with `if_match:`; else readback or none")
+        if self.post and self.undo:
+            raise ValueError("undo: an added record replaces nothing; remove it")
         self._can_be_found()
         return self
 

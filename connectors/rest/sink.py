@@ -30,6 +30,7 @@ from connectors.failpoints import failpoint
 from connectors.http import HttpAnswer
 from connectors.reference import reference_of
 from connectors.refusals import Refusals
+from connectors.replaced import Replaced
 from connectors.rest.config import RestWritebackConfig
 from connectors.rest.etag import for_if_match, same
 from connectors.rest.lookback import RestLookback, already, refused
@@ -63,6 +64,7 @@ class RestSink:
         self._config, self._wire, self._rules = config, wire, Rules(config.responses)
         self.capabilities = Capabilities(config.idempotency, readable=config.post is None)
         self._lookback: RestLookback | None = None
+        self._replaced = Replaced()
         if config.idempotency is Idempotency.READBACK:
             settle = 0.0 if config.readback is None else config.readback.settle.total_seconds()
             self.capabilities = replace(self.capabilities, max_batch=_LOOKED_FOR_AT_ONCE, settle=settle)
@@ -122,9 +124,10 @@ class RestSink:
 
         def one(write: Write) -> Receipt | None:
             try:
-                return self._looked_up(write, deadline)
+                found = self._looked_up(write, deadline)
             except Rejected as refusal:
                 return refused(refusal)
+            return None if found is None else self._replaced.completed(write.write_id, found)
 
         return self._side_by_side(one, writes)
 
@@ -134,30 +137,42 @@ class RestSink:
         return already(self._read(write.key, deadline), write)
 
     def _write(self, write: Write, deadline: float) -> Receipt:
-        path = path_of(self._config.path, write.key)
         etag = for_if_match(write.expected) if write.expected is not None else None
-        if etag is None and self.capabilities.idempotency is Idempotency.NATURAL:
+        if self._config.undo or (etag is None and self.capabilities.idempotency is Idempotency.NATURAL):
             found = self._read(write.key, deadline)
             if (done := already(found, write)) is not None:
-                return done  # a repetition must not be an effect, and without an ETag nothing else would tell
-            etag = None if found is None or found["@version"] is None else for_if_match(found["@version"])
+                return self._replaced.completed(write.write_id, done)
+            etag = self._seen(write, found, etag)
+        return self._replaced.completed(write.write_id, self._sent(write, etag, deadline))
+
+    def _seen(self, write: Write, found: Record | None, etag: str | None) -> str | None:
+        """Remembers what the write will replace. Returns the ETag to send, so that it replaces just this."""
+        if self._config.undo:
+            held = {} if found is None else {name: found[name] for name in write.fields if name in found}
+            self._replaced.seen(write.write_id, held)
+        version = None if found is None else found["@version"]
+        return etag if etag is not None or version is None else for_if_match(version)
+
+    def _sent(self, write: Write, etag: str | None, deadline: float) -> Receipt:
+        path = path_of(self._config.path, write.key)
         answer = self._send(write, path, etag, deadline)
         action = self._rules.action(answer)
         if action is Action.CONFLICT and _is_being_worked_on(answer):
             return Receipt(Outcome.RETRY, code="409", reason="the same idempotency key is being worked on")
         if action is Action.CONFLICT and answer.status in {412, 428}:
-            fresh = self._other_form(write.key, etag, deadline)
+            fresh = self._other_form(write, etag, deadline)
             if fresh is not None:
                 etag, answer = fresh, self._send(write, path, fresh, deadline)
                 action = self._rules.action(answer)
         return self._receipt(write, etag, answer, action, deadline)
 
-    def _other_form(self, key: Key, sent: str | None, deadline: float) -> str | None:
-        """The record's ETag as its own address shows it, if none was sent or the version is the one that was sent."""
-        found = self._read(key, deadline) if self.capabilities.readable else None
+    def _other_form(self, write: Write, sent: str | None, deadline: float) -> str | None:
+        """The record's ETag as its own address shows it, if the event named none or the version is the one it named."""
+        found = self._read(write.key, deadline) if self.capabilities.readable else None
         version = None if found is None else found["@version"]
-        if version is None or not (sent is None or same(version, sent)):
+        if version is None or not (write.expected is None or same(version, sent)):
             return None
+        self._seen(write, found, None)
         return next((form for form in (for_if_match(version), str(version)) if form != sent), None)
 
     def _receipt(self, write: Write, etag: str | None, answer: HttpAnswer, action: Action, deadline: float) -> Receipt:

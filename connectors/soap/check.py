@@ -220,6 +220,11 @@ def _check_look(
     hidden = sorted(set(config.set) - {field.name for field in fields})
     if hidden and path == ("read",):
         found.guarantees.append(f"{look.operation} does not show {', '.join(hidden)}: they cannot be compared")
+    if config.undo and path == ("read",):
+        but = f"; {', '.join(hidden)} cannot be restored, as {look.operation} does not show them" if hidden else ""
+        found.guarantees.append(
+            "undo: each record is read before its call, and a change of another between the two is not seen" + but
+        )
     return fields
 
 

@@ -262,6 +262,8 @@ class SoapWritebackConfig(WritebackConfig):
                 raise ValueError("idempotency: readback needs `reference:` and `readback:`, or `read:` to compare")
         if self.reference is not None and self.reference.field in {*self.match, *self.set}:
             raise ValueError(f"reference: {self.reference.field!r} is also in `match:` or `set:`")
+        if self.undo and self.read is None:
+            raise ValueError("undo: needs `read:`, to see what a write replaces")
         for name, look, known in (("read", self.read, set()), ("readback", self.readback, {"reference"})):
             unknown = set() if look is None else look.placeholders() - {*known, *self.match}
             if unknown:

@@ -12,6 +12,7 @@ from connectors.errors import ConfigError, Rejected, Retriable, SystemFault, Unk
 from connectors.failpoints import failpoint
 from connectors.reference import reference_of
 from connectors.refusals import Refusals
+from connectors.replaced import Replaced
 from connectors.soap.check import check_writeback, knock
 from connectors.soap.config import Look, SoapWritebackConfig
 from connectors.soap.library import Nil
@@ -29,7 +30,7 @@ from schemas.write import Write
 
 _LONGEST: Final = 500
 _LOOKED_FOR_AT_ONCE: Final = 25
-"""Writes of one `put` at most, of the class readback: each costs a look, and all of them must fit into its time."""
+"""Writes of one `put` at most where each costs a look before it is sent: all of them must fit into its time."""
 
 
 class SoapSink:
@@ -37,14 +38,16 @@ class SoapSink:
 
     def __init__(self, config: SoapWritebackConfig, service: Service, decoder: Decoder, calls: Calls) -> None:
         self._config, self._service, self._decoder, self._calls = config, service, decoder, calls
-        self._outcomes = _outcomes(config)
+        self._outcomes, self._replaced = _outcomes(config), Replaced()
         most = config.batch if takes_many(service, config) else 1
+        if config.undo or config.idempotency is Idempotency.READBACK:
+            most = min(most, _LOOKED_FOR_AT_ONCE)
         self.capabilities = Capabilities(config.idempotency, readable=config.read is not None, max_batch=most)
         if config.read is not None:
             self.read = self._read
         if config.idempotency is Idempotency.READBACK:
             settle = 0.0 if config.readback is None else config.readback.settle.total_seconds()
-            self.capabilities = replace(self.capabilities, max_batch=min(most, _LOOKED_FOR_AT_ONCE), settle=settle)
+            self.capabilities = replace(self.capabilities, settle=settle)
             self.happened = self._happened
 
     def lint(self) -> Report:
@@ -94,14 +97,27 @@ class SoapSink:
                 receipts[place] = _refused(error)
         request = self._request(records, receipts)
         if request is not None:
+            self._see([writes[place] for place in records], deadline)
             once = self.capabilities.idempotency in {Idempotency.READBACK, Idempotency.NONE}
             failpoint("soap_before_call")
             answer = self._calls.write(self._operation, request, self._config.faults, deadline, once=once)
             failpoint("soap_after_call")
             for place, receipt in zip(records, self._receipts(answer, list(records.values())), strict=True):
                 receipts[place] = self._compared(writes[place], receipt, deadline)
-        refusals = Refusals()
-        return [refusals.judged(receipt) for receipt in receipts if receipt is not None]
+        refusals, ends = Refusals(), zip(writes, receipts, strict=True)
+        return [
+            self._replaced.completed(write.write_id, refusals.judged(each)) for write, each in ends if each is not None
+        ]
+
+    def _see(self, writes: Sequence[Write], deadline: float) -> None:
+        """Remembers what these writes will replace; not where a record holds the values already, perhaps by them."""
+        if not self._config.undo or self._look is None:
+            return
+        for write in writes:
+            found = self._look.one(write.key, deadline)
+            if found is None or not self._look.holds(found, self._wanted(write)):
+                held = {} if found is None else {name: found[name] for name in write.fields if name in found}
+                self._replaced.seen(write.write_id, held)
 
     def _compared(self, write: Write, receipt: Receipt, deadline: float) -> Receipt:
         """A conflict is none if the record holds the values: an attempt whose answer was lost may have put them."""
@@ -116,8 +132,13 @@ class SoapSink:
     def _already(self, write: Write, deadline: float) -> Receipt | None:
         assert self._look is not None
         found = self._look.one(write.key, deadline)
-        wanted = {name: each for name, each in write.fields.items() if each is not None or self._config.nulls == "nil"}
-        return Receipt(Outcome.UNCHANGED) if found is not None and self._look.holds(found, wanted) else None
+        if found is None or not self._look.holds(found, self._wanted(write)):
+            return None
+        return Receipt(Outcome.UNCHANGED)
+
+    def _wanted(self, write: Write) -> Record:
+        """What the record holds once it is written: a null that is left out of the call changes nothing."""
+        return {name: each for name, each in write.fields.items() if each is not None or self._config.nulls == "nil"}
 
     def _read(self, keys: Sequence[Key], deadline: float) -> list[Record | None]:
         """See `connectors.contract.Readable`. The target shows no version that a write could expect."""
@@ -127,7 +148,8 @@ class SoapSink:
 
     def _happened(self, writes: Sequence[Write], deadline: float) -> list[Receipt | None]:
         """See `connectors.contract.Readback`."""
-        return [self._looked_up(write, deadline) for write in writes]
+        found = [(write, self._looked_up(write, deadline)) for write in writes]
+        return [None if each is None else self._replaced.completed(write.write_id, each) for write, each in found]
 
     def _looked_up(self, write: Write, deadline: float) -> Receipt | None:
         try:

@@ -12,11 +12,12 @@ from connectors.reference import LONGEST
 from connectors.sql.config import SqlSourceConfig, SqlWritebackConfig, VersionRule
 from connectors.sql.database import Database
 from connectors.sql.late_commits import guard_of, rights
+from connectors.sql.ledger import LEDGER
 from connectors.sql.position import CursorColumn
 from connectors.sql.rows import columns_of, reader_for
 from connectors.sql.sink import target_of
 from connectors.sql.tables import NoTable, column, is_unique, names_of, qualified, quoted, reflected, unknown
-from connectors.sql.target import LEDGER, Columns
+from connectors.sql.target import Columns
 
 
 def check_source(config: SqlSourceConfig, database: Database) -> Report:
@@ -103,6 +104,9 @@ def _look_at_sink(
     else:
         holds.append("no version rule: a change that another made meanwhile is overwritten")
     holds.insert(0, _second_effects(config, connection, table))
+    if config.undo:
+        stay = "; a row that it added stays" if config.upsert else ""
+        holds.append(f"undo: every field of `set:` can be restored{stay}")
     if config.reference is not None:
         problems.extend(_too_short(config.reference, table))
     if database.dialect == "postgresql":
@@ -156,11 +160,25 @@ def _rights_to_write(
             problems.append(
                 Problem(("set", each), f"no right to write it: GRANT {right} ({each}) ON {config.table} TO {user}")
             )
-    if config.idempotency is Idempotency.LEDGER and not sa.inspect(connection).has_table(LEDGER):
-        may_create = connection.exec_driver_sql("SELECT has_schema_privilege(current_schema(), 'CREATE')").scalar()
-        if not may_create:
-            problems.append(Problem(("idempotency",), f"there is no table {LEDGER}, and no right to create it"))
+    if config.idempotency is Idempotency.LEDGER:
+        problems += _rights_to_the_ledger(connection, str(user))
     return problems
+
+
+def _rights_to_the_ledger(connection: sa.Connection, user: str) -> list[Problem]:
+    if not sa.inspect(connection).has_table(LEDGER):
+        if connection.exec_driver_sql("SELECT has_schema_privilege(current_schema(), 'CREATE')").scalar():
+            return []
+        return [Problem(("idempotency",), f"there is no table {LEDGER}, and no right to create it")]
+    allowed = sa.text("SELECT has_table_privilege(:table, :right)")
+    missing = [
+        right
+        for right in ("SELECT", "INSERT", "DELETE")
+        if not connection.execute(allowed, {"table": LEDGER, "right": right}).scalar()
+    ]
+    if not missing:
+        return []
+    return [Problem(("idempotency",), f"no right to the ledger: GRANT {', '.join(missing)} ON {LEDGER} TO {user}")]
 
 
 def _unreadable(config: SqlSourceConfig, table: sa.Table, database: Database) -> list[Problem]:

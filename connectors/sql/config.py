@@ -13,6 +13,8 @@ from connectors.secrets import Secret
 
 DIALECTS = ("postgresql", "sqlite")
 TableName = Annotated[str, Field(pattern=r"^[^.\s]+(\.[^.\s]+)?$", description="table or schema.table")]
+LONGEST_REDELIVERY = timedelta(days=7)
+"""Enriched events stay on Kafka for so long: until then a write may be tried again."""
 _SHORTEST_OVERLAP = timedelta(seconds=1)
 
 
@@ -105,6 +107,8 @@ class SqlWritebackConfig(WritebackConfig):
         twice = set(self.set) & set(self.match)
         if twice:
             raise ValueError(f"set: {min(twice)!r} is also in `match:`; a row's key is not written")
+        if self.insert and self.undo:
+            raise ValueError("undo: an added row replaces nothing; remove it")
         if self.insert and self.version is not None:
             raise ValueError("insert: a new row has no version to compare; remove `version:`")
         self._has_its_class()
@@ -151,6 +155,21 @@ class SqlWritebackConfig(WritebackConfig):
         return self.version.column if self.version.rule == "equals" and not self.version.value else self.version.value
 
 
+class LedgerConfig(Block):
+    """The table `crossdock_applied`, where write-backs of the class ledger keep the ids of their writes."""
+
+    keep: Duration = Field(
+        default=timedelta(days=30), description="older ids are removed; more than 7d, as events come again that long"
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _outlives_the_events(cls, value: timedelta) -> timedelta:
+        if value <= LONGEST_REDELIVERY:
+            raise ValueError(f"more than {LONGEST_REDELIVERY.days}d: an event that comes again would be applied again")
+        return value
+
+
 class SqlSystemConfig(SystemConfig):
     """A file of `config/systems/` with `type: sql`."""
 
@@ -160,6 +179,7 @@ class SqlSystemConfig(SystemConfig):
     type: Literal["sql"]
     url: str = Field(description="postgresql://user@host:5432/database or sqlite:////path/to/file; no password in it")
     password: Secret | None = None
+    ledger: LedgerConfig = LedgerConfig()
     lock_timeout: Duration = Field(
         default=timedelta(milliseconds=500),
         description="a row that is locked longer: try again. Below PostgreSQL's deadlock_timeout (1 s), so that in a "

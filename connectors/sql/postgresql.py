@@ -11,9 +11,11 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from connectors.errors import Retriable
 from connectors.sql.config import SqlWritebackConfig
+from connectors.sql.ledger import LEDGER
 from connectors.sql.tables import qualified, quoted
-from connectors.sql.target import LEDGER, Columns, Found, added, converted, plain_record, undecided
+from connectors.sql.target import Columns, Found, added, converted, plain_record, undecided
 from connectors.sql.types import reader_of, writer_of
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
@@ -40,6 +42,7 @@ class PostgresTarget:
         self._statement = sa.text(
             self._update_text() if self._update else self._insert_text() if self._only_adds else self._upsert_text()
         )
+        self._undo, self._before = config.undo, sa.text(self._before_text())
         self._look = sa.text(self._look_text())
         self._read = sa.text(self._read_text())
 
@@ -54,15 +57,28 @@ class PostgresTarget:
         parameters = self._parameters(writes, wanted)
         if self._only_adds:
             return added(connection.execute(self._statement, parameters).rowcount, len(writes))
-        applied = {row: version for row, version in connection.execute(self._statement, parameters)}  # noqa: C416
+        before = self._replaced(connection, parameters) if self._undo else {}
+        done = connection.execute(self._statement, parameters)
+        applied = {row: self._applied(version, was_added, before.get(row)) for row, version, was_added in done}
         rest = [row for row in wanted if row not in applied]
         found = self._found(connection, writes, rest) if rest else {}
         return [
-            Receipt(Outcome.APPLIED, target_version=self._version(applied[row]))
-            if row in applied
-            else undecided(self._columns, found.get(row), update=self._update)
+            applied[row] if row in applied else undecided(self._columns, found.get(row), update=self._update)
             for row in range(len(writes))
         ]
+
+    def _applied(self, version: Any, was_added: bool, before: Record | None) -> Receipt:
+        if self._undo and before is None and not was_added:
+            raise Retriable("a row appeared between the look and the write; nothing tells what it held")
+        replaced = None if not self._undo else {} if before is None else before
+        return Receipt(Outcome.APPLIED, target_version=self._version(version), replaced=replaced)
+
+    def _replaced(self, connection: sa.Connection, parameters: dict[str, Any]) -> dict[int, Record]:
+        """The rows as they are, locked: nobody changes them before they are written."""
+        names = [str(each.name) for each in self._columns.fields]
+        keys = {name: value for name, value in parameters.items() if name[0] in "nk"}
+        rows = connection.execute(self._before, keys)
+        return {row: plain_record(names, values, self._readers) for row, *values in rows}
 
     def look(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Found | None]:
         found = self._found(connection, writes, range(len(writes)))
@@ -174,7 +190,7 @@ class PostgresTarget:
             sets.append(f"{self._quoted(self._columns.version)} = d.x")
         return (
             f"UPDATE {self._table} AS t SET {', '.join(sets)} FROM {self._data(fields=True)} "
-            f"WHERE {self._match('t')} AND {self._may('d')} RETURNING d.n, {self._returned()}"
+            f"WHERE {self._match('t')} AND {self._may('d')} RETURNING d.n, {self._returned()}, false"
         )
 
     def _columns_and_values(self) -> tuple[list[str], list[str]]:
@@ -203,8 +219,8 @@ class PostgresTarget:
             f"WITH d AS (SELECT * FROM {self._data(fields=True)}), "
             f"done AS (INSERT INTO {self._table} AS t ({', '.join(names)}) SELECT {', '.join(values)} FROM d "
             f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sets} WHERE {self._may('excluded')} "
-            f"RETURNING {returned}, {self._returned()} AS version) "
-            f"SELECT d.n, done.version FROM done JOIN d ON {same}"
+            f"RETURNING {returned}, {self._returned()} AS version, t.xmax = 0 AS was_added) "
+            f"SELECT d.n, done.version, done.was_added FROM done JOIN d ON {same}"
         )
 
     def _look_text(self) -> str:
@@ -214,6 +230,15 @@ class PostgresTarget:
         return (
             f"SELECT d.n, {self._returned()}, NOT {self._differs('d')}, {newer} "
             f"FROM {self._data(fields=True)} JOIN {self._table} AS t ON {self._match('t')}"
+        )
+
+    def _before_text(self) -> str:
+        """In the order of the key, in which the rows are locked: two writers then never wait in a circle."""
+        shown = "".join(f", t.{self._quoted(each)}" for each in self._columns.fields)
+        order = ", ".join(f"t.{self._quoted(each)}" for each in self._columns.key)
+        return (
+            f"SELECT d.n{shown} FROM {self._data(fields=False)} JOIN {self._table} AS t ON {self._match('t')} "
+            f"ORDER BY {order} FOR UPDATE OF t"
         )
 
     def _read_text(self) -> str:

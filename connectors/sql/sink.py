@@ -25,14 +25,16 @@ from connectors.contract import Bucket, Capabilities, Held, Idempotency, KeyRang
 from connectors.errors import CrossdockError, Rejected, Unknown
 from connectors.failpoints import failpoint
 from connectors.refusals import Refusals
+from connectors.replaced import Replaced
 from connectors.sql.compare import ComparedTable, OfColumn
 from connectors.sql.config import SqlWritebackConfig
 from connectors.sql.database import Database
 from connectors.sql.errors import code_of, failure_of, message_of
+from connectors.sql.ledger import LEDGER, Ledger
 from connectors.sql.postgresql import PostgresTarget
 from connectors.sql.sqlite import SqliteTarget
 from connectors.sql.tables import reflected
-from connectors.sql.target import LEDGER, Columns, Target, create_ledger
+from connectors.sql.target import Columns, Target
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
 from schemas.values import Key, Record
@@ -49,9 +51,9 @@ class SqlSink:
 
     _target: Target
 
-    def __init__(self, config: SqlWritebackConfig, database: Database) -> None:
+    def __init__(self, config: SqlWritebackConfig, database: Database, ledger: Ledger) -> None:
         holds_versions = config.version is not None and config.version.rule == "newer" and not config.version.value
-        self._config, self._database = config, database
+        self._config, self._database, self._ledger, self._replaced = config, database, ledger, Replaced()
         self.capabilities = Capabilities(
             config.idempotency, transactional=False, readable=True, comparable=holds_versions
         )
@@ -75,7 +77,7 @@ class SqlSink:
             )
             missing = not sa.inspect(connection).has_table(LEDGER)
         if self._config.idempotency is Idempotency.LEDGER and missing:
-            create_ledger(database, deadline)
+            self._ledger.create(deadline)
 
     def close(self) -> None:
         """The connections are the system's."""
@@ -87,9 +89,12 @@ class SqlSink:
 
     def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
         try:
-            return self._transaction(writes, deadline, by_halves=False)
+            receipts = self._transaction(writes, deadline, by_halves=False)
         except Rejected:
-            return self._transaction(writes, deadline, by_halves=True)
+            receipts = self._transaction(writes, deadline, by_halves=True)
+        if self._config.idempotency is Idempotency.LEDGER:
+            self._ledger.prune(deadline)
+        return receipts
 
     def read(self, keys: Sequence[Key], deadline: float) -> list[Record | None]:
         """See `connectors.contract.Readable`. Raises Retriable, SystemFault."""
@@ -133,9 +138,18 @@ class SqlSink:
             try:
                 connection.commit()
             except sa.exc.DBAPIError as error:
-                raise self._of_commit(error) from error
+                failure = self._of_commit(error)
+                if isinstance(failure, Unknown):
+                    self._remember(writes, receipts)
+                raise failure from error
             failpoint("sql_after_commit")
-        return receipts
+        return [self._replaced.completed(write.write_id, each) for write, each in zip(writes, receipts, strict=True)]
+
+    def _remember(self, writes: Sequence[Write], receipts: Sequence[Receipt]) -> None:
+        """A later attempt may find that these writes happened, and no more what they replaced."""
+        for write, receipt in zip(writes, receipts, strict=True):
+            if receipt.replaced is not None:
+                self._replaced.seen(write.write_id, receipt.replaced)
 
     def _of_commit(self, error: sa.exc.DBAPIError) -> CrossdockError:
         """A connection that is lost while it commits leaves open whether it did."""

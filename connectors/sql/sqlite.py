@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from connectors.sql.config import SqlWritebackConfig
+from connectors.sql.ledger import LEDGER
 from connectors.sql.tables import qualified, quoted
-from connectors.sql.target import LEDGER, Columns, Found, added, converted, plain_record, undecided
+from connectors.sql.target import Columns, Found, added, converted, plain_record, undecided
 from connectors.sql.types import sqlite_reader_of
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
@@ -30,7 +31,7 @@ class SqliteTarget:
     ) -> None:
         """Raises ConfigError if a column's type cannot be read or written."""
         self._columns, self._update, self._dialect = columns, config.update is not None, dialect
-        self._only_adds = config.insert is not None
+        self._only_adds, self._undo = config.insert is not None, config.undo
         self._writers = converted(_writer_of, columns.all, zone)
         self._readers = converted(sqlite_reader_of, columns.all, zone)
         self._table = qualified(columns.table, dialect)
@@ -79,12 +80,13 @@ class SqliteTarget:
 
     def _one(self, connection: sa.Connection, write: Write) -> Receipt:
         parameters = self._parameters(write)
+        before = self._replaced(connection, write.key) if self._undo else None
         applied = connection.execute(self._statement, parameters).rowcount > 0
         if self._only_adds:
             return added(int(applied), 1)[0]
         found = self._found(connection, parameters)
         if applied:
-            return Receipt(Outcome.APPLIED, target_version=None if found is None else found.version)
+            return Receipt(Outcome.APPLIED, target_version=None if found is None else found.version, replaced=before)
         return undecided(self._columns, found, update=self._update)
 
     def _found(self, connection: sa.Connection, parameters: dict[str, Any]) -> Found | None:
@@ -101,6 +103,11 @@ class SqliteTarget:
         if self._columns.reference is not None:
             parameters["r"] = self._columns.reference_of(write.write_id)
         return parameters
+
+    def _replaced(self, connection: sa.Connection, key: Key) -> Record:
+        """The row's fields as they are: this transaction holds the only write lock."""
+        (found,) = self.read(connection, [key])
+        return {} if found is None else {str(each.name): found[str(each.name)] for each in self._columns.fields}
 
     def _key(self, key: Key) -> dict[str, Any]:
         return {f"k{i}": self._value(each, key[str(each.name)]) for i, each in enumerate(self._columns.key)}

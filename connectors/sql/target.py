@@ -9,16 +9,12 @@ import sqlalchemy as sa
 from connectors.errors import ConfigError, Rejected
 from connectors.reference import Form, reference_of
 from connectors.sql.config import SqlWritebackConfig
-from connectors.sql.database import Database
 from connectors.sql.tables import column, names_of, unknown
 from connectors.sql.types import Reader
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
 from schemas.values import JsonValue, Key, Record, UnknownType
 from schemas.write import Write
-
-LEDGER = "crossdock_applied"
-"""Write ids in the target's own database: a row there and the write's effect are one transaction."""
 
 
 class Target(Protocol):
@@ -87,19 +83,6 @@ class Columns:
     def compared(self, write: Write) -> JsonValue:
         """What the version column is compared with."""
         return write.expected if self.rule == "equals" or write.expected is not None else write.version
-
-
-def create_ledger(database: Database, deadline: float) -> None:
-    """Makes the ledger. Raises SystemFault without the right to."""
-    time = "timestamptz" if database.dialect == "postgresql" else "datetime"
-    columns = f"write_id text PRIMARY KEY, applied_at {time} NOT NULL DEFAULT CURRENT_TIMESTAMP"
-    with database.writing(deadline, f"create {LEDGER}") as connection:
-        if database.dialect == "postgresql":
-            connection.exec_driver_sql(
-                "SELECT pg_advisory_xact_lock(7240951367)"
-            )  # two workers at once: IF NOT EXISTS races
-        connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {LEDGER} ({columns})")
-        connection.commit()
 
 
 def added(rows: int, wanted: int) -> list[Receipt]:

@@ -110,15 +110,17 @@ async def _not_empty(kafka: Kafka, partitions: Sequence[TopicPartition]) -> dict
 
 
 class Follower(Lasting):
-    """Follows all partitions of a compacted topic from the beginning, for as long as the worker lives.
+    """Follows all partitions of a topic from the beginning, or from its end; for as long as the worker lives.
 
     It holds one fetch and nothing else: what is kept of it is up to `take`.
     """
 
-    def __init__(self, kafka: Kafka, topic: Topic, take: Callable[[ConsumerRecord], None], **kwargs: Any) -> None:
+    def __init__(
+        self, kafka: Kafka, topic: Topic, take: Callable[[ConsumerRecord], None], *, at_end: bool = False, **kwargs: Any
+    ) -> None:
         """`take` raises Undecodable for a record that it cannot read, which is passed over."""
         super().__init__(**kwargs)
-        self._kafka, self._topic, self._take = kafka, topic, take
+        self._kafka, self._topic, self._take, self._at_end = kafka, topic, take, at_end
         self._consumer: AIOKafkaConsumer | None = None
         self.caught_up = asyncio.Event()
         self.moved = asyncio.Event()
@@ -132,6 +134,8 @@ class Follower(Lasting):
         self._consumer = self._kafka.viewer()
         await self._consumer.start()
         self._consumer.assign([TopicPartition(self._topic.name, n) for n in range(self._topic.partitions)])
+        if self._at_end:
+            await self._consumer.seek_to_end()
 
     async def on_stop(self) -> None:
         if self._consumer is not None:

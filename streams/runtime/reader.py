@@ -162,7 +162,7 @@ class Reader(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
         self.epoch += 1
         self._open, self._pulses = {tp: Open({}) for tp in assigned}, {}
         self._position, self._committed = {}, {}
-        self._attempts, self._take_back = Attempts(), set()
+        self._attempts, self._take_back, self._shut = Attempts(), set(), set()
         self._rewind_due, self.giving_up = True, self.should_stop
         self._room.set()
         self.begin(sorted(self._open))

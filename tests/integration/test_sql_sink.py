@@ -84,7 +84,9 @@ class Place:
         return sink
 
     def ledger(self) -> list[str]:
-        return [each for (each,) in self.run("SELECT write_id FROM crossdock_applied ORDER BY 1")]
+        """Ids of writes; the mark of the last pruning is none."""
+        found = [each for (each,) in self.run("SELECT write_id FROM crossdock_applied ORDER BY 1")]
+        return [each for each in found if not each.endswith("//pruned")]
 
     def end(self) -> None:
         for system in self._systems:
@@ -324,6 +326,7 @@ def test_what_holds_for_each_class_is_said_and_a_column_that_is_too_short_is_a_p
         ({"insert": "t", "idempotency": "natural"}, "a repeated one is refused; valid here: ledger, readback, none"),
         ({"insert": "t", "idempotency": "readback"}, "readback needs `reference:`"),
         ({"reference": {"field": "ref"}}, "reference: is for insert"),
+        ({"insert": "t", "undo": True}, "undo: an added row replaces nothing"),
         ({"insert": "t", "idempotency": "none", "reference": {"field": "risk"}}, "also in `match:` or `set:`"),
     ],
 )
@@ -411,6 +414,66 @@ def test_every_type_is_written_and_found_unchanged_the_second_time(postgresql: P
         "SELECT amount::text, local::text, raw::text, doc->'a'->>0, plain->>'b', code FROM all_types"
     )
     assert tuple(found[0]) == ("12.51", "2026-07-01 16:00:00", "\\x00ff", "1", "ü\\'", "AB  ")
+
+
+# What was replaced
+
+
+def test_receipts_keep_what_was_replaced_and_say_where_there_was_nothing(both: Place) -> None:
+    both.run("UPDATE orders SET risk = 0.9 WHERE id = 1")
+    sink = both.sink(undo=True, version=EQUALS)
+    applied, conflict, missing = put(
+        sink,
+        write(1, 0.1, expected=READ_AT),
+        write(2, 0.2, expected="2025-01-01T00:00:00Z"),
+        write(99, 0.9, expected=READ_AT),
+    )
+    assert applied.replaced == {"risk": 0.9, "note": "old"}
+    assert (conflict.replaced, missing.replaced) == (None, None)
+    upsert = both.sink(upsert="orders", set={"risk": "r", "updated_at": "u"}, undo=True)
+
+    def row(number: int, risk: float) -> Write:
+        return Write(f"u{number}", {"id": number}, {"risk": risk, "updated_at": READ_AT}, "1")
+
+    receipts = put(upsert, row(3, 0.3), row(50, 0.5))
+    assert [receipt.replaced for receipt in receipts] == [{"risk": None, "updated_at": READ_AT}, {}]
+    assert [receipt.replaced for receipt in put(both.sink(), write(4, 0.4))] == [None]
+    assert isinstance(upsert, Checkable)
+    assert "a row that it added stays" in " ".join(upsert.check().guarantees)
+
+
+def test_what_was_replaced_is_what_stood_there_last_also_beside_somebody_who_writes(postgresql: Place) -> None:
+    """Ten values of a person and ten of ours: each of ours replaced the one that was there."""
+    postgresql.run("CREATE TABLE history (nr serial, risk float)")
+    postgresql.run(
+        "CREATE FUNCTION note_it() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO history (risk) VALUES (NEW.risk); RETURN NULL; END'"
+    )
+    postgresql.run("CREATE TRIGGER note AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION note_it()")
+    sink, receipts = postgresql.sink(undo=True), list[Receipt]()
+
+    def person() -> None:
+        for turn in range(60):
+            postgresql.run(f"UPDATE orders SET risk = {0.001 * (turn + 1)} WHERE id = 1")
+
+    other = threading.Thread(target=person)
+    other.start()
+    for turn in range(30):
+        receipts += put(sink, write(1, 0.5 + 0.001 * turn, name=f"w{turn}"))
+    other.join()
+    history = [risk for (risk,) in postgresql.run("SELECT risk FROM history ORDER BY nr")]
+    for turn, receipt in enumerate(receipts):
+        before = history.index(0.5 + 0.001 * turn) - 1
+        assert receipt.replaced is not None
+        assert receipt.replaced["risk"] == (history[before] if before >= 0 else None)
+
+
+def test_what_a_write_replaced_is_not_forgotten_with_the_answer_to_its_commit(postgresql: Place) -> None:
+    with Proxy.before(postgresql.engine.url) as proxy:
+        sink = postgresql.sink(postgresql.system(proxy.url_of(postgresql.url)), undo=True)
+        proxy.cut_answer_to(b"COMMIT\0")
+        (receipt,) = put(Retrying(sink, CLOCK, base=0.01), write(1, 0.1))
+    assert (receipt.outcome, receipt.replaced) == (Outcome.APPLIED, {"risk": None, "note": "old"})
 
 
 # Trouble

@@ -1,35 +1,17 @@
 """The watchdog in hand-moved time: what it takes for stuck, what it lets be, and how it tells a blocked loop."""
 
 import asyncio
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hand_clock import HandClock
 
 from streams.metrics import METRICS
 from streams.runtime import watchdog as module
 from streams.runtime.pulse import Pulse
 from streams.runtime.watchdog import BLOCKED, QUIET, STUCK, Outside, Stuck, Watchdog
-
-
-class HandClock:
-    """Moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.seconds, UTC)
-
-    def sleep(self, seconds: float, interrupt: threading.Event | None = None) -> bool:
-        self.seconds += seconds
-        return False
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The classes readback, key and none against a server whose calls are not idempotent: real answers really lost."""
+"""Writing to a server whose calls are not idempotent: answers really lost, conflicts, and what was replaced."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -258,6 +258,60 @@ def test_a_natural_write_without_a_version_as_read_looks_first(desk: Desk, sink:
     assert desk.effects == ["T1:done"]
 
 
+# What was replaced
+
+UNDO = [
+    {**CHANGE, "patch": "/tickets/{id}", "idempotency": "readback", "undo": True},
+    {**SOAP_CHANGE, "idempotency": "natural", "read": GET, "undo": True},
+    {**SOAP_CHANGE, "idempotency": "readback", "read": GET, "undo": True},
+]
+KEEPS = pytest.mark.parametrize("block", UNDO, ids=["rest", "soap", "soap-readback"])
+
+
+@KEEPS
+def test_receipts_keep_what_was_replaced(desk: Desk, sink: Any, block: dict[str, Any]) -> None:
+    desk.add({})
+    desk.update("T1", {"score": "0.1"})
+    made = sink(block)
+    applied, gone = (*put(made, change("T1")), *put(made, change("T9")))
+    assert applied.replaced == {"state": "new", "score": "0.1"}
+    assert (gone.outcome, gone.replaced) == (Outcome.REJECTED, None)
+    (again,) = put(made, change("T1"))
+    assert (again.outcome, again.replaced) == (Outcome.UNCHANGED, None), "nothing was replaced"
+
+
+@KEEPS
+def test_what_was_replaced_is_kept_over_a_lost_answer_and_is_never_the_value_that_was_written(
+    desk: Desk, sink: Any, block: dict[str, Any]
+) -> None:
+    desk.add({})
+    desk.quirks.lose_answers = 1
+    (receipt,) = put(sink(block), change("T1"))
+    assert receipt.outcome in {Outcome.APPLIED, Outcome.UNCHANGED}
+    assert receipt.replaced == {"state": "new", "score": None}
+    assert desk.effects[1:] == ["T1:done"]
+    (later,) = put(sink(block), change("T1"))
+    assert later.replaced is None, "another worker does not know it, and does not make it up"
+
+
+def test_a_change_between_the_look_and_the_write_is_met_by_its_etag(
+    desk: Desk, sink: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ETag as read goes with the write, so that it replaces just what was read; else it is read again."""
+    desk.add({})
+    made = sink(UNDO[0])
+    send, between = made._send, iter(["busy"])
+
+    def later(*call: Any) -> Any:
+        for state in between:
+            desk.update("T1", {"state": state})
+        return send(*call)
+
+    monkeypatch.setattr(made, "_send", later)
+    (receipt,) = made.put([change("T1")], soon())
+    assert (receipt.outcome, receipt.replaced) == (Outcome.APPLIED, {"state": "busy", "score": None})
+
+
 # Refused offline
 
 
@@ -270,6 +324,8 @@ def test_a_natural_write_without_a_version_as_read_looks_first(desk: Desk, sink:
         ({**REST_NEW, "readback": {"get": "/tickets"}}, "nothing in it asks for {reference}"),
         ({**REST_NEW, "readback": {"get": "/t/{reference}/{nr}"}}, "{nr} is neither {reference} nor in `match:`"),
         ({**REST_NEW, "reference": {"field": "body"}}, "also in `match:` or `set:`"),
+        ({**REST_NEW, "undo": True}, "undo: an added record replaces nothing"),
+        ({**SOAP_CHANGE, "idempotency": "natural", "undo": True}, "undo: needs `read:`"),
         ({**CHANGE, "put": "/t/{id}", "idempotency": "natural"}, "natural needs `patch:` or `put:` with `if_match:`"),
         ({**SOAP_NEW, "readback": None}, "needs `reference:` and `readback:`, or `read:`"),
         ({**SOAP_NEW, "idempotency": "key", "reference": None, "readback": None}, "key needs `reference:`"),
@@ -320,3 +376,9 @@ def test_check_says_which_class_holds_and_where_it_does_not(sink: Any) -> None:
     assert "in doubt" in said({**SOAP_CHANGE, "idempotency": "none"})
     assert "requestId" in said({**SOAP_CHANGE, "idempotency": "key", "reference": {"field": "requestId"}})
     assert "/tickets is asked" in said(REST_NEW)
+
+
+def test_check_names_the_fields_that_cannot_be_undone(sink: Any) -> None:
+    block = {**UNDO[1], "set": {"state": "a.state", "hint": "a.hint"}}
+    assert "hint cannot be restored" in " ".join(sink(block).check().guarantees)
+    assert "that GET /tickets/{id} does not show" in " ".join(sink(UNDO[0]).check().guarantees)
