@@ -36,8 +36,9 @@ def signals() -> list[signal.Signals]:
 
 
 def end_at_once_when_told() -> None:
-    """For the time before there is a life: nothing is in hand yet. As the first process of a container it would else not
-    hear a signal at all.
+    """For the time before there is a life, when nothing is in hand.
+
+    The first process of a container would else hear no signal at all.
     """
     for number in signals():
         signal.signal(number, lambda number, frame: os._exit(0))  # noqa: ARG005 - signal's own signature
