@@ -43,7 +43,7 @@ from streams.offsets import in_hub
 from streams.only import Only
 from streams.pipeline import Pipeline
 from streams.runtime.kafka import Kafka, quiet_logs
-from streams.runtime.life import Life
+from streams.runtime.life import Life, end_at_once_when_told, signals
 from streams.runtime.publisher import Publisher
 from streams.runtime.threads import Threads
 from streams.scope import compile_path
@@ -65,6 +65,7 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     """
     if supervise:
         return _supervise(folder, instance)
+    end_at_once_when_told()
     keep_small()
     configuration = load_from_environment(folder)
     if armed() and configuration.hub.environment == "production":
@@ -100,7 +101,7 @@ def _supervise(folder: Path, instance: str | None) -> int:
     def end(number: int, frame: object) -> None:  # noqa: ARG001 - signal's own signature
         threading.Thread(target=child.stop, name="stop", daemon=True).start()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals():
         signal.signal(number, end)
     child.start()
     while not child.wait(0.5):

@@ -116,24 +116,26 @@ class Ingest:
                 await self._in_thread(task.open, record.offset)
                 await self._compare(task, record)
                 await self._tell_that_it_runs()
-                turn = _Turn(self.control, self.task.name, record.move, stop)
-                async with self._following_receipts():
+                async with self._following_receipts() as follower:
+                    turn = _Turn(self.control, self.task.name, record.move, stop, follower)
                     await self._loop(task, transactions, record, turn, patience)
             finally:
                 await self._in_thread(task.close)
 
     @contextlib.asynccontextmanager
-    async def _following_receipts(self) -> AsyncIterator[None]:
+    async def _following_receipts(self) -> AsyncIterator[Follower | None]:
         """Where the pipeline writes into what it reads: what it wrote is told by its receipts."""
         if self.echoes is None:
-            yield
+            yield None
             return
         follower = Follower(self.kafka, self.topics.receipts, self.echoes.expect, at_end=True)
         try:
             await follower.start()
-            yield
+            yield follower
         finally:
             await follower.stop()
+        if follower.crash_reason is not None:
+            raise follower.crash_reason
 
     async def _move(self, at: Stored, move: OffsetMove, transactions: TaskTransactions) -> Stored:
         """Carries a person's command out: the new offset, the note that it was done and the history, or nothing."""
@@ -312,14 +314,20 @@ class Ingest:
 
 
 class _Turn:
-    """The time from one opening of a task to the next: it ends with the worker, or with a move to make."""
+    """The time from one opening of a task to the next: it ends with the worker, with a move to make, or when what it
+    follows does not go on.
+    """
 
-    def __init__(self, control: Control, subject: str, done: str | None, stop: asyncio.Event) -> None:
+    def __init__(
+        self, control: Control, subject: str, done: str | None, stop: asyncio.Event, follower: Follower | None = None
+    ) -> None:
         self._control, self._subject, self._done, self._stop = control, subject, done, stop
+        self._follower = follower
 
     @property
     def is_over(self) -> bool:
-        return self._stop.is_set() or self._control.move(self._subject, self._done) is not None
+        broken = self._follower is not None and self._follower.crashed
+        return broken or self._stop.is_set() or self._control.move(self._subject, self._done) is not None
 
     async def rest(self, seconds: float) -> None:
         """Waits, but not beyond its end."""

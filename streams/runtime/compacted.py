@@ -110,7 +110,10 @@ async def _not_empty(kafka: Kafka, partitions: Sequence[TopicPartition]) -> dict
 
 
 class Follower(Lasting):
-    """Follows all partitions of a topic from the beginning, or from its end; for as long as the worker lives."""
+    """Follows all partitions of a topic from the beginning, or from its end; for as long as the worker lives.
+
+    It holds one fetch and nothing else: what is kept of it is up to `take`.
+    """
 
     def __init__(
         self, kafka: Kafka, topic: Topic, take: Callable[[ConsumerRecord], None], *, at_end: bool = False, **kwargs: Any

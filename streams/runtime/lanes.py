@@ -195,7 +195,7 @@ class Lanes:
             with rest():
                 await stack.enter_async_context(self._alone(tp))
             await stack.enter_async_context(self.slots)
-            batches = _merged(queue, min(MERGE_RECORDS, self.reader.group.batch))
+            batches = _merged(queue, self._most(tp))
             if not batches:
                 return
             records = [record for batch in batches for record in batch.records]
@@ -205,6 +205,10 @@ class Lanes:
             failpoint("writeback_before_acknowledge" if self._writes else "enrich_before_acknowledge")
             for batch in batches:
                 batch.acknowledge()
+
+    def _most(self, tp: TopicPartition) -> int:
+        """Records of one piece of work: what one call takes, but where writes are coalesced as many as may wait."""
+        return MERGE_RECORDS if self._coalesce.get(tp.topic) else min(MERGE_RECORDS, self.reader.group.batch)
 
     async def _do(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
         self.in_hand += 1

@@ -27,7 +27,21 @@ GRACE = 5.0
 """Seconds beyond the drain in which everything must have ended."""
 HURRY = 2.0
 """Seconds for whoever is told twice."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def signals() -> list[signal.Signals]:
+    """Those that tell a process to end. A terminal that was closed is one of them, unless `nohup` says otherwise."""
+    hang_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hang_up]
+
+
+def end_at_once_when_told() -> None:
+    """For the time before there is a life, when nothing is in hand.
+
+    The first process of a container would else hear no signal at all.
+    """
+    for number in signals():
+        signal.signal(number, lambda number, frame: os._exit(0))  # noqa: ARG005 - signal's own signature
 
 
 class Life:
@@ -44,7 +58,7 @@ class Life:
     def run(self) -> int:
         """Returns the exit code: 0 when it was told to end, 1 after a crash."""
         self._end.start()
-        for number in SIGNALS:
+        for number in signals():
             signal.signal(number, self._tell)
         try:
             self._crashed(self._loop.run_until_complete(self._live()))
@@ -78,7 +92,9 @@ class Life:
     def _tell(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's own signature
         """A signal's handler. It runs between any two steps of the main thread, so also where the loop is blocked."""
         self._times_told += 1
-        if self._times_told == 1:
+        if self._loop.is_closed():
+            self._end.within(HURRY)
+        elif self._times_told == 1:
             self._end.within(self._app.drain + GRACE)
             self._loop.call_soon_threadsafe(self._told.set)
         else:

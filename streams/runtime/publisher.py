@@ -81,7 +81,6 @@ class Publisher:
             failed = [(item, result) for item, result in zip(todo, results, strict=True) if result is not None]
             for (topic, partition, _), error in failed:
                 if isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
-                    await self._renew(producer)
                     raise Refused(f"a record is too large for {topic.name}/{partition}") from error
                 if not isinstance(error, KafkaError):
                     raise error

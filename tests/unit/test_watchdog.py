@@ -146,6 +146,7 @@ async def test_a_loop_that_is_blocked_is_told_with_its_place_and_then_ends_the_p
     outside = Outside(left.append, every=0.001)
     outside.start()
     outside.join(20)  # the loop stands still here
+    outside.over.set()
     assert left == [1]
     assert f"loop.blocked looks={BLOCKED}" in caplog.text
     assert "test_a_loop_that_is_blocked" in caplog.text
