@@ -129,6 +129,13 @@ class WritebackConfig(Block):
         default=None, description="how long an event waits for newer ones of its record, which then replace it"
     )
 
+    max_writes_per_record: int | None = Field(
+        default=None,
+        ge=1,
+        description="changes of one record within an hour; more wait, the newest in the place of the others. "
+        "Default: 60 where the hub also reads that system, as two that answer each other never end; else no limit",
+    )
+
     @property
     def guards_version(self) -> bool:
         """Whether the target is told the version, so that an older write never replaces a newer one."""

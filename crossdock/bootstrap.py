@@ -1,13 +1,12 @@
 """The composition root: the only place that knows all parts. Configuration goes in, a worker comes out."""
 
-import hashlib
 import logging
 import multiprocessing
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from connectors.budget import RetryBudget
@@ -30,13 +29,16 @@ from crossdock.sources import source_of
 from crossdock.supervisor import Supervised
 from streams.brake import Brake
 from streams.breaker import Breaker
+from streams.busy import Busy
 from streams.control import Control
 from streams.credentials import CredentialHealth, SystemCredentials
 from streams.delivery import OpenedAtFirstUse, Target
 from streams.derive import Derive
+from streams.echo import Echoes
 from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
+from streams.metrics import METRICS
 from streams.offsets import in_hub
 from streams.only import Only
 from streams.pipeline import Pipeline
@@ -76,6 +78,8 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     try:
         systems |= {name: config.build(clock) for name, config in configuration.systems.items()}
         parts = build(configuration, systems, lock.name, clock)
+        if configuration.hub.metrics is not None:
+            _serve(configuration.hub.metrics.port)
         life = Life(lambda: app_of(parts), clock)
         keep_for_good()
         return life.run()
@@ -103,6 +107,13 @@ def _supervise(folder: Path, instance: str | None) -> int:
         pass
     code = child.exit_code or 0
     return 0 if code == -signal.SIGTERM else abs(code)  # told before it could listen
+
+
+def _serve(port: int) -> None:
+    try:
+        METRICS.serve(port)
+    except OSError as error:
+        raise ConfigError(f"crossdock.yaml: metrics.port: {error}; choose another one") from error
 
 
 def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
@@ -183,7 +194,18 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
         ingests=[ingest for config in configuration.pipelines.values() for ingest in context.ingests(config)],
         health=context.health(),
         tasks={INDEX: projecting(configuration, kafka, clock)},
+        threads=context.pools,
     )
+
+
+MOST_WRITES = 60
+"""Changes of one record within an hour, into a system that the hub also reads."""
+
+
+def echoes(pipeline: PipelineConfig, block: WritebackConfig) -> bool:
+    """Whether a write-back changes what its pipeline reads, and no other one of the pipeline does."""
+    beside = [each for each in pipeline.writeback if each.system == block.system]
+    return block.system == pipeline.source.system and len(beside) == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +228,11 @@ class _Context:
     clock: Clock
     control: Control
     credentials: Mapping[str, SystemCredentials]
+    pools: list[Threads] = field(default_factory=list)
+
+    def threads(self, name: str, size: int, patience: float) -> Threads:
+        self.pools.append(Threads(name, size, patience, self.clock))
+        return self.pools[-1]
 
     def topics(self, pipeline: str) -> PipelineTopics:
         kafka = self.configuration.hub.kafka
@@ -222,7 +249,7 @@ class _Context:
         return Pipeline(
             name=config.name,
             topics=self.topics(config.name),
-            config=self.digest(config),
+            config=config.digest,
             only=Only(config.only),
             derive=Derive(config.derive, names),
             lookups=Lookups(lookups, self.clock),
@@ -237,7 +264,7 @@ class _Context:
         system = self.configuration.systems[config.source.system]
         specs = source.tasks()
         patience = system.timeouts.total.total_seconds()
-        threads = Threads(f"source-{config.name}", len(specs), patience, self.clock)
+        threads = self.threads(f"source-{config.name}", len(specs), patience)
         prefix = self.configuration.hub.kafka.prefix
         return [
             Ingest(
@@ -249,10 +276,11 @@ class _Context:
                 topics=self.topics(config.name),
                 hub=HubTopics.of(prefix),
                 transactional_id=f"{prefix}.{config.name}.{spec.name}",
-                config=self.digest(config),
+                config=config.digest,
                 credentials=self.credentials[config.source.system],
                 backfills=all(block.guards_version for block in config.writeback),
                 fresh=config.freshness.total_seconds() / 2,
+                echoes=Echoes(self.clock) if any(echoes(config, block) for block in config.writeback) else None,
                 every=config.source.every.total_seconds(),
                 limit=config.source.batch,
                 total_timeout=patience,
@@ -272,7 +300,7 @@ class _Context:
     def _target_system(self, name: str, blocks: list[tuple[PipelineConfig, WritebackConfig]]) -> TargetSystem:
         config = self.configuration.systems[name]
         gate = Gate(name, Breaker(self.clock), self.credentials[name], self.control, self.clock)
-        threads = Threads(f"write-{name}", config.courtesy.concurrency, self._drain(config), self.clock)
+        threads = self.threads(f"write-{name}", config.courtesy.concurrency, self._drain(config))
         shared = _Shared(gate, threads, RetryBudget(), self._drain(config))
         writebacks: dict[str, list[Writeback]] = {}
         for pipeline, block in blocks:
@@ -289,7 +317,7 @@ class _Context:
             pipeline=pipeline.name,
             prefix=prefix,
             topics=self.topics(pipeline.name),
-            config=self.digest(pipeline),
+            config=pipeline.digest,
             target=Target(
                 writeback=f"{pipeline.name}/{name}",
                 sink=Retrying(OpenedAtFirstUse(sink), self.clock, budget=shared.budget),
@@ -308,6 +336,8 @@ class _Context:
             if_changed=block.if_changed,
             coalesce=0.0 if block.coalesce is None else block.coalesce.total_seconds(),
             replaces=block.replaces,
+            echoes=echoes(pipeline, block),
+            busy=Busy(self._most_writes(block), self.clock),
             control=self.control,
             control_topic=HubTopics.of(prefix).control,
             clock=self.clock,
@@ -316,7 +346,7 @@ class _Context:
     def health(self) -> list[CredentialHealth]:
         """A task for each system that wants credentials: it alone tries a secret that nobody has tried."""
         longest = max((each.timeouts.total.total_seconds() for each in self.configuration.systems.values()), default=0)
-        threads = Threads("health", 2, longest, self.clock)
+        threads = self.threads("health", 2, longest)
         found: dict[str, Checkable] = {}
         for config in self.configuration.pipelines.values():
             source = source_of(self.configuration, self.systems, config.source)
@@ -329,9 +359,10 @@ class _Context:
             for name, part in found.items()
         ]
 
+    def _most_writes(self, block: WritebackConfig) -> int | None:
+        """Changes of one record within an hour: a limit is needed where the hub reads what it writes."""
+        read = {pipeline.source.system for pipeline in self.configuration.pipelines.values()}
+        return block.max_writes_per_record or (MOST_WRITES if block.system in read else None)
+
     def _drain(self, system: SystemConfig) -> float:
         return min(LONGEST_DRAIN, system.timeouts.total.total_seconds())
-
-    def digest(self, config: PipelineConfig) -> str:
-        """Twelve hex digits of a pipeline's own file, stamped on its events. Secrets stand in it as references."""
-        return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]

@@ -14,10 +14,11 @@ import socket
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from connectors.clock import Clock, SystemClock
 from connectors.errors import ConfigError, Fatal
-from crossdock.demo.dataset import default_cache
+from crossdock.demo.dataset import CACHE_SETTING, default_cache, made
 from crossdock.ports import is_free
 from crossdock.process import began, is_alive
 
@@ -25,6 +26,7 @@ VERSION = "4.3.1"
 ENDPOINT = f"org.apache.kafka:kafka_2.13:{VERSION}"
 SUMS = Path(__file__).parent / f"kafka-{VERSION}.sha256"
 MIRROR_SETTING = "CROSSDOCK_MAVEN"
+CENTRAL = "https://repo.maven.apache.org/maven2"
 DEFAULT_PORT = 19092
 START_PATIENCE = 60.0
 STOP_PATIENCE = 30.0
@@ -211,7 +213,7 @@ def fetch_jars() -> Path:
     wanted = {name: digest for digest, name in (line.split() for line in SUMS.read_text().splitlines())}
     if (folder / "complete").is_file() and all((folder / name).is_file() for name in wanted):
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
+    made(folder)
     for name, source in _resolved(folder).items():
         digest = hashlib.sha256(source.read_bytes()).hexdigest()
         if wanted.get(name) == digest:
@@ -228,15 +230,28 @@ def fetch_jars() -> Path:
 def _resolved(folder: Path) -> dict[str, Path]:
     import jgo
 
-    mirror = os.environ.get(MIRROR_SETTING)
+    place = (os.environ.get(MIRROR_SETTING) or CENTRAL).rstrip("/")
     try:
-        jgo.build(ENDPOINT, cache_dir=folder / "resolver", repositories={"mirror": mirror} if mirror else None)
-    except Exception as error:
+        jgo.build(ENDPOINT, cache_dir=folder / "resolver", repositories={"central": place})
+    except Exception as error:  # the resolver's, its HTTP client's, the system's: all of them mean this
+        host = urlsplit(place).netloc.rpartition("@")[2] or place  # before it may stand a password
         raise ConfigError(
-            f"Kafka's jars ({ENDPOINT}, 44 MB) could not be fetched: {str(error)[:200]}. Behind a mirror set "
-            f"{MIRROR_SETTING} to its address."
+            f"Kafka's jars ({ENDPOINT}, 44 MB) could not be fetched from {host}: {_why(error).replace(place, host)}. "
+            f"Behind a mirror set {MIRROR_SETTING} to its address, behind a proxy HTTPS_PROXY; without a network set "
+            f"{CACHE_SETTING} to a copy of the cache of a machine that has them."
         ) from error
     return {path.name: path for path in (folder / "resolver").rglob("*.jar")}  # some lie on its module path
+
+
+def _why(error: BaseException) -> str:
+    """The first cause: around it stands only who passed it on."""
+    through_proxy = False
+    while True:
+        through_proxy |= type(error).__name__ == "ProxyError"
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            return f"{'the proxy: ' if through_proxy else ''}{str(error)[:200] or type(error).__name__}"
+        error = cause
 
 
 def speaks_kafka(host: str, port: int) -> bool:

@@ -223,8 +223,36 @@ class Stopped(msgspec.Struct, frozen=True, kw_only=True, tag="stopped"):
         return self.subject
 
 
+class Verified(msgspec.Struct, frozen=True, kw_only=True, tag="verified"):
+    """A write-back was compared with its source, and nothing differed."""
+
+    cd_schema: int = 1
+    writeback: str
+    """`<pipeline>/<write-back>`"""
+    through: str
+    """All that the source committed before this time."""
+    records: int
+    against: str
+    """What the source was compared with: `target` or `receipts`."""
+    time: str
+
+    @property
+    def name(self) -> str:
+        return self.writeback
+
+
 ControlRecord = (
-    Credentials | Suspicion | Resolution | WorkerState | Replay | Edit | Discard | Mark | OffsetMove | Stopped
+    Credentials
+    | Suspicion
+    | Resolution
+    | WorkerState
+    | Replay
+    | Edit
+    | Discard
+    | Mark
+    | OffsetMove
+    | Stopped
+    | Verified
 )
 
 

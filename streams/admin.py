@@ -200,6 +200,21 @@ class Admin:
                 for tp, records in consumer.poll(timeout_ms=500, max_records=2000).items():
                     yield from (record for record in records if record.offset < ends[tp])
 
+    def unread(self, group: str, topic: str) -> Iterator[Any]:
+        """The committed records of a topic that a group has not passed yet, up to its end at the time of the call."""
+        ends = self._ends([topic])
+        try:
+            committed = self._client.list_group_offsets({group: list(ends)})[group]
+        except CoordinatorNotAvailableError:
+            committed = {}
+        with self._reading(topic) as (consumer, partitions):
+            for tp in partitions:
+                at = committed.get(tp)
+                consumer.seek(tp, max(0, at.offset) if at is not None else 0)
+            while any(consumer.position(tp) < ends.get(tp, 0) for tp in partitions):
+                for tp, records in consumer.poll(timeout_ms=500, max_records=2000).items():
+                    yield from (record for record in records if record.offset < ends[tp])
+
     def at(self, topic: str, offset: int) -> Any | None:
         """The committed record at that offset of partition 0; None if it has expired or never was."""
         with self._reading(topic) as (consumer, partitions):

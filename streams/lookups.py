@@ -19,6 +19,7 @@ from schemas.codec import Undecodable
 from schemas.values import JsonValue, Record
 from streams.runtime.compacted import Follower
 from streams.runtime.kafka import ConsumerRecord, Kafka
+from streams.runtime.pulse import rest
 from streams.scope import Getter, Scope, compile_path
 from streams.topics import Topic
 
@@ -148,7 +149,8 @@ class Lookups:
         """
         joined: list[dict[str, msgspec.Raw]] = [{} for _ in scopes]
         for lookup in self._lookups:
-            await lookup.follower.caught_up.wait()
+            with rest():
+                await lookup.follower.caught_up.wait()
             wait = lookup.config.missing.wait.total_seconds()
             todo = list(range(len(scopes)))
             while todo:

@@ -43,7 +43,7 @@ class OffsetRecord(msgspec.Struct, frozen=True, kw_only=True):
     offset: dict[str, JsonValue] | None
     """None: a person decided that it begins at the beginning."""
     changes: int
-    """Changes emitted by the task so far."""
+    """Changes read by the task so far."""
     time: str
     newest: str | None = None
     """The newest version that was read since the last move: a source that is older than this was put back."""

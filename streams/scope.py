@@ -11,6 +11,7 @@ import jmespath
 import jmespath.exceptions
 import msgspec
 
+from schemas.event import EventValue
 from schemas.values import JsonValue, Key, Record
 
 RESERVED = frozenset({"key", "before", "after", "answer", "model"})
@@ -40,6 +41,20 @@ class Scope(msgspec.Struct):
             "answer": self.answer,
             "model": self.model,
         }
+
+
+def scope_of(event: EventValue) -> Scope:
+    """What a write-back's paths see of an enriched event."""
+    answer = event.ai or {}
+    return Scope(
+        key=event.key,
+        before=event.before,
+        after=event.after,
+        derived=event.derived,
+        lookups=event.lookups,
+        answer=answer.get("output") or {},
+        model={"name": answer.get("model"), "version": answer.get("version"), "digest": answer.get("digest")},
+    )
 
 
 Getter: TypeAlias = Callable[[Scope], JsonValue]

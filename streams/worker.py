@@ -39,6 +39,8 @@ from streams.runtime.lasting import Lasting
 from streams.runtime.ownership import Body, Ownership
 from streams.runtime.publisher import Outputs, Publisher
 from streams.runtime.reader import Batch, Group, Reader
+from streams.runtime.threads import Threads
+from streams.runtime.watchdog import Watchdog
 from streams.runtime.window import BATCH_RECORDS
 from streams.topics import HubTopics, Topic, enrich_group, tasks_group, write_group
 from streams.writeback import Writeback, write_back
@@ -80,6 +82,8 @@ class Parts:
     health: Sequence[CredentialHealth]
     tasks: Mapping[str, Body] = field(default_factory=dict)
     """What else one worker of the hub does for all: the index and the like."""
+    threads: Sequence[Threads] = ()
+    """In which connectors are called."""
 
 
 class Worker(Lasting):
@@ -92,6 +96,7 @@ class Worker(Lasting):
         self.ownership = self._owning()
         self._asides = {target.system: self._aside_of(target) for target in parts.targets}
         self.readers = [self._enriching(), *(self._writing(target) for target in parts.targets)]
+        self.watchdog = Watchdog(parts.kafka, parts.clock, self.readers, self.ownership, parts.threads)
         self._told: Mapping[str, SystemState] = {}
 
     @property
@@ -105,6 +110,7 @@ class Worker(Lasting):
         for reader in self.readers:
             await self.add_runtime_dependency(reader)
         await self.add_runtime_dependency(self.ownership)
+        await self.add_runtime_dependency(self.watchdog)
 
     async def on_stop(self) -> None:
         """Nothing is read any more; what is in hand may end; then the producer goes."""
@@ -157,7 +163,8 @@ class Worker(Lasting):
         bodies = {ingest.task.name: ingest.run for ingest in parts.ingests}
         bodies |= {each.name: each.run for each in parts.health}
         bodies[TASK] = Replayer(parts.prefix, parts.kafka, topics, parts.clock).run
-        return Ownership(group, parts.kafka, parts.clock, bodies | dict(parts.tasks))
+        watched = [ingest.task.name for ingest in parts.ingests]
+        return Ownership(group, parts.kafka, parts.clock, bodies | dict(parts.tasks), watched)
 
     def _enriching(self) -> Reader:
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}

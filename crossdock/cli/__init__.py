@@ -12,6 +12,7 @@ from crossdock.cli.index import index
 from crossdock.cli.offsets import offsets
 from crossdock.cli.operator import doubt, held
 from crossdock.cli.output import DEFAULT, AsJson, Folder, harmless, show
+from crossdock.cli.reconcile import reconcile
 
 CONFIGURATION = 2
 
@@ -29,6 +30,7 @@ app.add_typer(held, name="held")
 app.add_typer(doubt, name="doubt")
 app.add_typer(index, name="index")
 app.add_typer(offsets, name="offsets")
+app.command()(reconcile)
 
 BrokerFolder = Annotated[Path, typer.Option(help="where its data and log are kept")]
 Port = Annotated[int, typer.Option(min=1024, max=65535, help="on 127.0.0.1")]
@@ -88,6 +90,10 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
         f"  {each['system']}: {each['state']} since {each['since']} on worker {each['worker']}: {each['reason']}"
         for each in found["systems"]
         if each["state"] != "running"
+    ]
+    lines += [
+        f"  {each['subject']}: {each['trouble']}: {each['reason']}; decide with: {each['decide']}"
+        for each in found["stopped"]
     ]
     if parked := sum(each["parked"] for each in found["systems"]):
         lines.append(f"  parked events: {parked}")

@@ -1,5 +1,6 @@
 """A pipeline's file. Its source and write-backs are read by the classes of the systems that they name."""
 
+import hashlib
 from datetime import timedelta
 
 from pydantic import Field
@@ -29,3 +30,8 @@ class PipelineConfig(Block):
     lookups: dict[str, LookupConfig] = Field(default={})
     model: ModelConfig | None = None
     writeback: tuple[WritebackConfig, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits of the file, stamped on its events. Secrets stand in it as references."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]

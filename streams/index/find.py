@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from schemas.change import canonical_key
 from schemas.values import Key
 from streams.index.database import IndexDatabase
-from streams.index.tables import DEAD, RECEIPTS
+from streams.index.tables import DEAD, OFFSETS, RECEIPTS
 
 MOST = 1000
 """Rows of one answer at most; the newest where there are more."""
@@ -64,6 +64,13 @@ def groups_of_dead_letters(database: IndexDatabase, topics: Sequence[str]) -> An
 def dead_letters_of_group(database: IndexDatabase, topics: Sequence[str], fingerprint: str) -> Answer:
     """The letters of one cause, with the places of their original bytes."""
     return _newest(database, DEAD, (DEAD.c.fingerprint == fingerprint) & DEAD.c.topic.in_(list(topics)))
+
+
+def source_offset(database: IndexDatabase, topic: str, task: str) -> str | None:
+    """How far a source task was read, in JSON; None = nothing was, or a person sent it back to the beginning."""
+    wanted = sa.select(OFFSETS.c.position).where(OFFSETS.c.topic == topic, OFFSETS.c.task == task)
+    with database.reading() as connection:
+        return connection.execute(wanted).scalar_one_or_none()
 
 
 def _newest(database: IndexDatabase, table: sa.Table, where: sa.ColumnElement[bool]) -> Answer:

@@ -13,6 +13,7 @@ from schemas.codec import Undecodable
 from streams.runtime import insides
 from streams.runtime.kafka import Kafka, stop_quietly
 from streams.runtime.lasting import Lasting
+from streams.runtime.pulse import beat
 from streams.topics import Topic
 
 log = logging.getLogger("crossdock.streams.compacted")
@@ -82,6 +83,7 @@ async def committed(kafka: Kafka, partitions: Sequence[TopicPartition]) -> Async
         await consumer.seek_to_beginning(*left)
         while left:
             insides.check_errors(consumer)
+            beat()
             for tp, records in (await consumer.getmany(*left, timeout_ms=500)).items():
                 for record in records:
                     if record.offset < left[tp]:
@@ -108,12 +110,14 @@ async def _not_empty(kafka: Kafka, partitions: Sequence[TopicPartition]) -> dict
 
 
 class Follower(Lasting):
-    """Follows all partitions of a compacted topic from the beginning, for as long as the worker lives."""
+    """Follows all partitions of a topic from the beginning, or from its end; for as long as the worker lives."""
 
-    def __init__(self, kafka: Kafka, topic: Topic, take: Callable[[ConsumerRecord], None], **kwargs: Any) -> None:
+    def __init__(
+        self, kafka: Kafka, topic: Topic, take: Callable[[ConsumerRecord], None], *, at_end: bool = False, **kwargs: Any
+    ) -> None:
         """`take` raises Undecodable for a record that it cannot read, which is passed over."""
         super().__init__(**kwargs)
-        self._kafka, self._topic, self._take = kafka, topic, take
+        self._kafka, self._topic, self._take, self._at_end = kafka, topic, take, at_end
         self._consumer: AIOKafkaConsumer | None = None
         self.caught_up = asyncio.Event()
         self.moved = asyncio.Event()
@@ -127,6 +131,8 @@ class Follower(Lasting):
         self._consumer = self._kafka.viewer()
         await self._consumer.start()
         self._consumer.assign([TopicPartition(self._topic.name, n) for n in range(self._topic.partitions)])
+        if self._at_end:
+            await self._consumer.seek_to_end()
 
     async def on_stop(self) -> None:
         if self._consumer is not None:

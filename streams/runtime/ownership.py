@@ -5,7 +5,7 @@ through a rebalance; the transactional id of each makes an overlap of two owners
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -27,8 +27,18 @@ Body = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 class Ownership(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
     """Runs the tasks that belong to this worker, and stops those that no longer do."""
 
-    def __init__(self, group: Group, kafka: Kafka, clock: Clock, bodies: Mapping[str, Body], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        group: Group,
+        kafka: Kafka,
+        clock: Clock,
+        bodies: Mapping[str, Body],
+        watched: Collection[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        """`watched`: the tasks that rest when they wait, so that one that does nothing else is stuck."""
         super().__init__(**kwargs)
+        self._watched = frozenset(watched)
         self.group, self._kafka, self._clock, self._bodies = group, kafka, clock, bodies
         self._consumer: AIOKafkaConsumer | None = None
         self._running: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = {}
@@ -47,8 +57,8 @@ class Ownership(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
 
     @property
     def pulses(self) -> list[Pulse]:
-        """Of the tasks that run here."""
-        return [self._pulses[name] for name in self._running]
+        """Of the watched tasks that run here."""
+        return [self._pulses[name] for name in self._running if name in self._watched]
 
     async def on_start(self) -> None:
         self._consumer = self._kafka.member(self.group.name, self.group.instance, self.group.rebalance_timeout)

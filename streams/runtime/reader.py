@@ -29,6 +29,7 @@ from mode import Service
 from connectors.clock import Clock
 from connectors.errors import Fatal
 from connectors.failpoints import failpoint
+from streams.metrics import METRICS
 from streams.runtime import insides
 from streams.runtime.attempts import CRASHES, Attempts
 from streams.runtime.group import Group
@@ -100,6 +101,10 @@ class Reader(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
         since = [delivered for state in self._open.values() for _, _, delivered in state.batches.values()]
         return self._clock.monotonic() - min(since) if since else 0.0
 
+    @property
+    def open_records(self) -> int:
+        return sum(state.records for state in self._open.values())
+
     def closed(self, batch: Batch) -> None:
         """Takes a batch out of the open ones; the next commit may pass it."""
         state = self._open.get(batch.tp)
@@ -157,7 +162,7 @@ class Reader(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
         self.epoch += 1
         self._open, self._pulses = {tp: Open({}) for tp in assigned}, {}
         self._position, self._committed = {}, {}
-        self._attempts, self._take_back = Attempts(), set()
+        self._attempts, self._take_back, self._shut = Attempts(), set(), set()
         self._rewind_due, self.giving_up = True, self.should_stop
         self._room.set()
         self.begin(sorted(self._open))
@@ -190,7 +195,9 @@ class Reader(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
             self._committed.update(low)
             for tp in low:
                 self._attempts.passed(tp)
+            METRICS.count("crossdock_commits", 1, self.group.name, "done")
         except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError) as error:
+            METRICS.count("crossdock_commits", 1, self.group.name, "refused")
             self.log.warning("commit.refused group=%s error=%r (these records come again)", self.group.name, error)
 
     @Service.timer(1.0)  # type: ignore[untyped-decorator]

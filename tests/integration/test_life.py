@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,8 @@ class Hub:
 
     folder: Path
     system: Hostile
+    port: int
+    """Of the metrics."""
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def command(self, instance: str = "a") -> list[str]:
@@ -65,6 +68,12 @@ class Hub:
         """Returns when so many numbers were written."""
         self.until(lambda: len(self.system.effects()) >= count)
 
+    def metrics(self) -> dict[str, float]:
+        """As the first worker tells them."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+            lines = [line.rpartition(" ") for line in answer.read().decode().splitlines() if line[0] != "#"]
+        return {name: float(value) for name, _, value in lines}
+
     def partitions(self, pid: int, since: int = 0) -> set[int]:
         """Those whose records this process wrote."""
         lines = self.system.lines()[since:]
@@ -79,8 +88,10 @@ def make_hub(tmp_path: Path, hostile_site: Path, request: pytest.FixtureRequest)
         drop = tmp_path / "drop"
         drop.mkdir()
         prefix = f"p{abs(hash(request.node.name)) % 10**9}"
-        write_hub(tmp_path / "hub", drop, broker.bootstrap, prefix=prefix, count=count, timeouts={"total": total})
-        made.append(Hub(tmp_path / "hub", Hostile(drop, hostile_site)))
+        port = free_port()
+        timeouts = {"total": total}
+        write_hub(tmp_path / "hub", drop, broker.bootstrap, prefix=prefix, count=count, port=port, timeouts=timeouts)
+        made.append(Hub(tmp_path / "hub", Hostile(drop, hostile_site), port))
         return made[-1]
 
     yield make
@@ -108,6 +119,10 @@ def test_a_worker_that_is_told_to_end_under_load_ends_within_its_drain_and_nothi
         done = len(hub.system.effects())
         worker = hub.start()
         hub.written(done + 300)
+        told = hub.metrics()
+        assert told['crossdock_events_total{outcome="enriched",pipeline="numbers",stage="enrich"}'] >= 250
+        assert told['crossdock_events_total{outcome="applied",pipeline="numbers",stage="write"}'] >= 200
+        assert 0 <= told["crossdock_loop_lag_seconds"] < 60
         worker.send_signal(number)
         assert ends(worker, DRAIN + GRACE) == 0
     assert len(hub.system.effects()) < 2000, "it was not under load"
@@ -178,7 +193,7 @@ def test_the_partitions_of_a_worker_move_at_once_when_it_was_told_to_end_and_wit
     one, other = hub.start("a"), hub.start("b")
     took = {}
     for how in (signal.SIGTERM, signal.SIGKILL):
-        hub.until(lambda: bool(hub.partitions(one.pid)))  # noqa: B023 - waited for inside the loop
+        hub.until(lambda: all(hub.partitions(each.pid) for each in (one, other)))  # noqa: B023 - waited for here
         since = len(hub.system.lines())
         hub.until(lambda: len(hub.partitions(one.pid, since)) == len(hub.partitions(other.pid, since)) == 2)  # noqa: B023
         partitions = hub.partitions(one.pid, since)

@@ -11,12 +11,15 @@ import pytest
 from aiokafka import TopicPartition
 from flow import Flow, Member, eventually, take, until
 
+from connectors.clock import SystemClock
 from connectors.errors import Fatal
 from crossdock.broker import Broker
 from crossdock.ports import free_port
-from streams.runtime import insides
+from streams.runtime import insides, watchdog
+from streams.runtime.group import Group
 from streams.runtime.kafka import ConsumerRecord, Kafka
 from streams.runtime.lanes import Hold
+from streams.runtime.ownership import Ownership
 from streams.runtime.publisher import Outgoing
 from streams.runtime.transaction import TaskTransactions
 from streams.topics import Topic
@@ -77,6 +80,35 @@ async def test_a_reader_that_can_read_no_more_ends_the_worker(flow: Flow) -> Non
     assert member.reader._consumer is not None
     member.reader._consumer._fetcher._fetch_task.cancel()
     assert isinstance(await crashed(member), insides.Dead)
+
+
+async def test_work_that_hangs_ends_the_worker_and_work_that_waits_for_a_sick_system_does_not(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10: the watchdog's minutes are shortened to tenths of seconds."""
+    for name, seconds in (("QUIET", 0.5), ("STUCK", 1.5), ("LOOK_EVERY", 0.1)):
+        monkeypatch.setattr(watchdog, name, seconds)
+
+    async def hangs_or_holds(member: Member, tp: TopicPartition, records: Sequence[ConsumerRecord], hold: Hold) -> None:
+        while tp.partition == 1:
+            await hold(0.05)
+        await asyncio.Event().wait()
+
+    await flow.produce(1, partition=1)
+    member = await flow.join(hangs_or_holds, drain=0.1)
+    kafka, clock = Kafka(flow.bootstrap), SystemClock()
+    nothing = Ownership(Group("none", (), "0", 0.1), kafka, clock, {})
+    dog = watchdog.Watchdog(kafka, clock, [member.reader], nothing, [])
+    await dog.start()
+    ended = asyncio.ensure_future(dog.wait_until_stopped())
+    done, _ = await asyncio.wait({ended}, timeout=4)
+    assert not done, "what holds is not stuck"
+    await flow.produce(1, partition=0)
+    await asyncio.wait_for(ended, 30)
+    assert isinstance(dog.crash_reason, watchdog.Stuck)
+    assert f"{flow.group} {flow.topic}/0 has done nothing" in str(dog.crash_reason)
+    assert member.reader.work_raised
+    await dog.stop()
 
 
 async def test_two_workers_of_one_name_end_with_a_message_that_says_what_to_do(flow: Flow) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
+from kafka.structs import TopicPartition as AdminPartition
 
 from connectors.clock import SystemClock
 from crossdock.broker import Broker
@@ -104,10 +105,8 @@ class Hub:
         """All marks, once there are so many."""
         async with asyncio.timeout(60):
             while True:
-                records = [
-                    each.value for each in await self.read(self.control) if (each.key or b"").startswith(b"mark/")
-                ]
-                found = [read_record(each) for each in records]
+                records = await self.read(self.control)
+                found = [read_record(each.value) for each in records if each.value and b"mark/" in (each.key or b"")]
                 if len(found) >= count:
                     return found
                 await asyncio.sleep(0.05)
@@ -389,6 +388,26 @@ async def test_a_worker_of_an_older_release_passes_over_commands_that_it_does_no
     await hub.ask(replay(letter))
     async with hub.replaying():
         assert refusals(await hub.marks(1)) == [None]
+
+
+async def test_what_was_done_with_a_letter_is_forgotten_when_the_letter_has_expired(hub: Hub) -> None:
+    """`crossdock.control` is compacted and never ends by itself."""
+    old, young = await hub.refused(2)
+    await hub.ask(replay(old), replay(young))
+    async with hub.replaying():
+        await hub.marks(2)
+
+    beginning = {AdminPartition(hub.topics.dead.name, 0): 1}
+    await asyncio.to_thread(hub.admin._client.delete_records, beginning)
+    async with hub.replaying():
+        await hub.ask(replay(young))
+        await hub.marks(3)
+    left = {record.key: record.value for record in await hub.read(hub.control)}
+    assert {(key or b"").partition(b"#")[0] for key, value in left.items() if value is not None} == {
+        f"replay/{young}".encode(),
+        f"mark/{young}".encode(),
+    }
+    assert len(await hub.sent()) == 2
 
 
 async def test_receipts_older_than_the_letter_do_not_speak_about_it(hub: Hub) -> None:

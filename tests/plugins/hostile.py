@@ -67,6 +67,9 @@ class HostileSystem:
     def sink(self, config: WritebackConfig, *, prefix: str) -> SinkTask:
         return Effects(self)
 
+    def credentials_digest(self) -> str:
+        return ""
+
     def close(self) -> None: ...
 
     def acts(self, what: str) -> None:
@@ -179,12 +182,13 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def write_hub(folder: Path, drop: Path, bootstrap: str, *, prefix: str, count: int, **system: Any) -> None:
-    """`crossdock.yaml`, a hostile system and a pipeline from it into itself."""
+def write_hub(folder: Path, drop: Path, bootstrap: str, *, prefix: str, count: int, port: int, **system: Any) -> None:
+    """`crossdock.yaml`, a hostile system and a pipeline from it into itself; `port` is that of the metrics."""
     (folder / "systems").mkdir(parents=True)
     (folder / "pipelines").mkdir()
     (folder / "crossdock.yaml").write_text(
         f"kafka: {{bootstrap: '{bootstrap}', insecure: true, partitions: 4, prefix: {prefix}}}\n"
+        f"metrics: {{port: {port}}}\n"
     )
     extra = "".join(f"{name}: {json.dumps(value)}\n" for name, value in system.items())
     (folder / "systems" / "legacy.yaml").write_text(f"name: legacy\ntype: hostile\nfolder: {drop}\n{extra}")

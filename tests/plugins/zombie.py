@@ -21,7 +21,8 @@ async def main(bootstrap: str, name: str, transactional_id: str) -> None:
     topic, woken = Topic(name, 2), asyncio.Event()
 
     async def works(member: Member, tp: TopicPartition, records: object, hold: Hold) -> None:
-        print("works", flush=True)
+        if not woken.is_set():
+            print("works", flush=True)
         await woken.wait()
 
     async with TaskTransactions(Kafka(bootstrap), transactional_id) as transactions:

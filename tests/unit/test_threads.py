@@ -4,30 +4,13 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import pytest
+from hand_clock import HandClock
 
 from connectors.errors import Retriable
 from streams.runtime.pulse import Pulse, living
 from streams.runtime.threads import Defect, Threads
-
-
-class HandClock:
-    """Moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.seconds, UTC)
-
-    def sleep(self, seconds: float, interrupt: threading.Event | None = None) -> bool:
-        self.seconds += seconds
-        return False
 
 
 @pytest.fixture

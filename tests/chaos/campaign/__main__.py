@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> int:
             for step in schedule_of(name, SCENARIOS[name].plan, chosen.seed, size):
                 print(json.dumps({"scenario": name, **step.plain()}))
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended, as after Ctrl-C
     _own_mounts()
     began, found = time.monotonic(), dict[str, Any]()
     for name in names:

@@ -35,6 +35,8 @@ class Flow:
     """One pipeline into one target, and who tells about it."""
 
     pipeline: str
+    task: str
+    """As `crossdock offsets` names it."""
     target: str
     committed: Callable[[Stage], Iterator[Committed]]
     effects: Callable[[Stage], Iterator[Effect]]
@@ -180,6 +182,7 @@ def _last(effects: Callable[[Stage], Iterator[Effect]]) -> Callable[[Stage], Map
 FLOWS = {
     "orders": Flow(
         pipeline="orders",
+        task="orders/flightops.orders",
         target="flightops",
         committed=_row_versions("order_versions"),
         effects=_order_effects,
@@ -188,6 +191,7 @@ FLOWS = {
     ),
     "copies": Flow(
         pipeline="copies",
+        task="copies/flightops.notices",
         target="warehouse",
         committed=_row_versions("notice_versions"),
         effects=_copy_effects,
@@ -196,6 +200,7 @@ FLOWS = {
     ),
     "aircraft": Flow(
         pipeline="aircraft",
+        task="aircraft/registry.listAircraft",
         target="registry",
         committed=_aircraft,
         effects=_priorities,
@@ -204,6 +209,7 @@ FLOWS = {
     ),
     "reports": Flow(
         pipeline="reports",
+        task="reports/stations.reports",
         target="stations",
         committed=_reports,
         effects=_notes,

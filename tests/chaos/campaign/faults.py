@@ -3,13 +3,9 @@
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kafka import KafkaAdminClient
-
-from streams.topics import HubTopics
-from tests.chaos.campaign.evidence import PREFIX
 from tests.chaos.campaign.workers import Worker, Workers
 
 if TYPE_CHECKING:
@@ -96,84 +92,11 @@ def second_hub(run: "Run", seconds: float) -> None:
     run.measure("crashes", len(run.workers.lives) - before + len(second.lives) - 1)
 
 
-def lose_offsets(run: "Run") -> None:
-    """The topic of the sources' offsets is gone: everything is read and written again, and nothing may change."""
-    run.load.stop()
-    run.come_to_rest()
-    before = run.effects()
-    run.workers.stop()
-    topic = HubTopics.of(PREFIX).offsets.name
-    client = KafkaAdminClient(bootstrap_servers=run.stage.broker.bootstrap)
-    client.delete_topics([topic])
-    until(lambda: topic not in client.list_topics(), "the topic to be gone")
-    client.close()
-    run.workers.start(run.scenario.workers)
-    at_work(run, 0)
-    run.come_to_rest()
-    run.measure("new_effects", run.effects() - before)
-
-
-def failpoints(run: "Run", armed: Sequence[Sequence[str]]) -> None:
-    """Each worker lives through its list: one failpoint in each life. A life that never comes there is ended."""
-    run.workers.stop()
-    run.workers.start(len(armed), [list(each) for each in armed])
-    watched = [_Lives(worker, len(each)) for worker, each in zip(run.workers.running, armed, strict=True)]
-    while not all(each.done for each in watched):
-        for each in watched:
-            each.look()
-        time.sleep(0.05)
-    for each in watched:
-        run.unreached += each.unreached
-    run.measure("unreached", len(run.unreached))
-
-
-class _Lives:
-    """The lives of one worker, each with a failpoint armed."""
-
-    UNREACHED_AFTER = 25.0
-    """Seconds at work without coming to the failpoint."""
-    GOES_ON = 3.0
-    """Seconds for a zombie to do harm, if it can."""
-
-    def __init__(self, worker: Worker, count: int) -> None:
-        self._worker, self._count = worker, count
-        self._since: tuple[int, str, float] = (0, "", 0.0)
-        self.unreached: list[str] = []
-
-    @property
-    def done(self) -> bool:
-        lives = self._worker.lives
-        return len(lives) > self._count or (len(lives) == self._count and not lives[-1].alive)
-
-    def look(self) -> None:
-        worker = self._worker
-        if self.done or not worker.lives or not worker.lives[-1].alive:
-            return
-        if self._stood("stopped", worker.stopped, ZOMBIE):
-            worker.signal(signal.SIGCONT)
-            self._since = (worker.lives[-1].pid, "woken", time.monotonic())
-        elif self._since[:2] == (worker.lives[-1].pid, "woken"):
-            if time.monotonic() - self._since[2] > self.GOES_ON:
-                worker.kill()
-        elif self._stood("works", not worker.stopped and worker.works, self.UNREACHED_AFTER):
-            self.unreached.append(worker.lives[-1].armed or "")
-            worker.kill()
-
-    def _stood(self, what: str, holds: bool, seconds: float) -> bool:
-        """Whether something holds for the present life, and has for so long."""
-        life = (self._worker.lives[-1].pid, what)
-        if not holds:
-            return False
-        if self._since[:2] != life and self._since[:2] != (life[0], "woken"):
-            self._since = (*life, time.monotonic())
-        return self._since[:2] == life and time.monotonic() - self._since[2] > seconds
-
-
 def step_clock(run: "Run", seconds: float) -> None:
     """The workers' wall clock jumps; their monotonic clock and the servers' clocks do not."""
     run.clock.write_text(f"{seconds:+.0f}\n")
 
 
 OF_WORKERS: Mapping[str, Callable[..., None]] = {
-    each.__name__: each for each in (kill, terminate, freeze, scale, second_hub, lose_offsets, failpoints, step_clock)
+    each.__name__: each for each in (kill, terminate, freeze, scale, second_hub, step_clock)
 }

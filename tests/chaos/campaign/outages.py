@@ -1,23 +1,20 @@
 """Faults of the servers and of the network between them and the hub."""
 
 import os
-import random
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-
 from crossdock.checker.history import Committed
 from crossdock.checker.told import of_bytes
 from streams.admin import Admin
 from tests.chaos.campaign.evidence import FLOWS
 from tests.chaos.campaign.faults import OF_WORKERS, at_work, until
-from tests.chaos.campaign.load import KEYS
+from tests.chaos.campaign.lives import OF_LIVES
+from tests.chaos.campaign.people import OF_PEOPLE
 from tests.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -116,34 +113,6 @@ def fill_disk(run: "Run", seconds: float) -> None:
     ballast.unlink()
 
 
-def deadlocks(run: "Run", seconds: float, people: int) -> None:
-    """People lock copies in any order and hold them for a moment; the hub locks the same ones in its own order."""
-    at_work(run, 0)
-    end, aborted = time.monotonic() + seconds, [0] * people
-    threads = [threading.Thread(target=_person, args=(run, number, people, end, aborted)) for number in range(people)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    run.measure("people_aborted", sum(aborted))
-
-
-def _person(run: "Run", number: int, people: int, end: float, aborted: list[int]) -> None:
-    chance, engine = random.Random(f"{run.seed}/{number}"), run.stage.connect()
-    mine = [key for key in range(1, KEYS["notices"] + 1) if key % people == number]
-    while time.monotonic() < end:
-        try:
-            with engine.begin() as connection:
-                for key in chance.sample(mine[:200], 20):
-                    connection.execute(sa.text("SELECT 1 FROM copies WHERE id = :id FOR UPDATE"), {"id": key})
-                    time.sleep(0.01)
-        except sa.exc.OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) != "40P01":
-                raise
-            aborted[number] += 1
-    engine.dispose()
-
-
 def inject_bytes(run: "Run", pipeline: str, values: list[str]) -> None:
     """Somebody else writes into a pipeline's topic what is no event."""
     at_work(run, 0)
@@ -214,10 +183,12 @@ def delay(run: "Run", system: str, seconds: float, by: float) -> None:
 
 FAULTS: Mapping[str, Callable[..., None]] = {
     **OF_WORKERS,
+    **OF_PEOPLE,
+    **OF_LIVES,
     **{
         each.__name__: each
         for each in (
-            *(restart_broker, broker_away, kill_node, restart_database, small_disk, fill_disk, deadlocks, inject_bytes),
+            *(restart_broker, broker_away, kill_node, restart_database, small_disk, fill_disk, inject_bytes),
             *(system_away, cut_commits, swallow, limit, delay),
         )
     },

@@ -11,7 +11,7 @@ from typing import Any
 
 from connectors.errors import Retriable
 from crossdock.checker.history import Committed
-from crossdock.checker.judge import Verdict
+from crossdock.checker.judge import SHOWN, Verdict
 from streams.admin import Admin
 from tests.chaos.campaign.evidence import FLOWS
 from tests.chaos.campaign.faults import NotPossible
@@ -20,6 +20,7 @@ from tests.chaos.campaign.outages import FAULTS
 from tests.chaos.campaign.scenarios import Scenario, faketime_library
 from tests.chaos.campaign.schedule import Size, Step, schedule_of
 from tests.chaos.campaign.stage import CampaignStage
+from tests.chaos.campaign.trace import traces
 from tests.chaos.campaign.watch import Watch
 from tests.chaos.campaign.workers import Workers
 
@@ -50,6 +51,7 @@ class Run:
     """Records that somebody else put on the topic of a pipeline."""
     unreached: list[str] = field(default_factory=list)
     """Armed failpoints that a life never came to."""
+    examples: list[dict[str, Any]] = field(default_factory=list)
     void: str = ""
     """Why the faults could not be made."""
 
@@ -81,6 +83,7 @@ class Run:
             self.come_to_rest()
             self._judge()
             self._measure_always()
+            self.examples = self._examples()
         finally:
             self.load.stop()
             self.workers.stop()
@@ -108,6 +111,11 @@ class Run:
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
         return {**self.stage.environ, **ours}
+
+    def read(self) -> int:
+        """Changes on the topics of all pipelines, so far."""
+        with Admin(self.stage.broker.bootstrap) as admin:
+            return sum(sum(1 for _ in admin.read(FLOWS[name].topics.changes.name)) for name in self.scenario.pipelines)
 
     def effects(self) -> int:
         """Effects in all targets, so far."""
@@ -196,6 +204,15 @@ class Run:
             if attempt < 5:
                 time.sleep(3.0)
 
+    def _examples(self) -> list[dict[str, Any]]:
+        """The first ten counter-examples, all flows in turn, each with its trace."""
+        bad = {name: each.examples for name, each in self.verdicts.items() if each.counts}
+        turns = [(name, found[turn]) for turn in range(SHOWN) for name, found in bad.items() if turn < len(found)]
+        told = traces(self, bad) if bad else {}
+        return [
+            {"flow": name, **each._asdict(), "trace": told.get((name, each.key), [])} for name, each in turns[:SHOWN]
+        ]
+
     # The verdict
 
     @property
@@ -221,9 +238,7 @@ class Run:
             "faults": len(self.faults),
             "lives": len(lives),
             "violations": {name: dict(each.counts) for name, each in self.verdicts.items() if each.counts},
-            "examples": [
-                {"flow": name, **example._asdict()} for name, each in self.verdicts.items() for example in each.examples
-            ][:10],
+            "examples": self.examples,
             "measures": self.measures,
             "stalled": self.watch.longest_stall[1],
             "exceeded": self.exceeded,

@@ -86,18 +86,15 @@ _FOR_FAILPOINTS = {"registry": ["--locking", "0.02"]}  # records that are sick a
 def _each_failpoint_once(chance: random.Random, size: Size) -> list[Step]:
     armed = [f"{name}:1:{chance.choice(['kill', 'raise'])}" for name in TRANSITIONS]
     chance.shuffle(armed)
-    return [Step(5.0, "failpoints", {"armed": [armed[number::3] for number in range(3)]})]
+    return [Step(5.0, "failpoints", {"armed": armed})]
 
 
-def failpoints_of(actions: Sequence[str], workers: int) -> Plan:
-    """Every failpoint with every action, shuffled and dealt out to the workers' lives."""
-
-    def plan(chance: random.Random, size: Size) -> list[Step]:
-        armed = [f"{name}:{chance.randint(1, 3)}:{action}" for name in TRANSITIONS for action in actions]
-        chance.shuffle(armed)
-        return [Step(5.0, "failpoints", {"armed": [armed[number::workers] for number in range(workers)]})]
-
-    return plan
+def _failpoints(chance: random.Random, size: Size) -> list[Step]:
+    """Every failpoint with every action, shuffled: each in a life of some worker."""
+    actions = ("kill", "raise", "stop")
+    armed = [f"{name}:{chance.randint(1, 3)}:{action}" for name in TRANSITIONS for action in actions]
+    chance.shuffle(armed)
+    return [Step(5.0, "failpoints", {"armed": armed})]
 
 
 def _broker_restarts(chance: random.Random, size: Size) -> list[Step]:
@@ -185,9 +182,10 @@ SCENARIOS = {
         Scenario(
             "failpoints",
             "every failpoint x {kill, raise, stop}",
-            failpoints_of(["kill", "raise", "stop"], 3),
+            _failpoints,
             workers=3,
             flags=_FOR_FAILPOINTS,
+            poison=0.004,
             changes=_SO_THAT_EACH_IS_PASSED,
             limits={"unreached": 0},
         ),
@@ -197,6 +195,7 @@ SCENARIOS = {
             _each_failpoint_once,
             workers=3,
             flags=_FOR_FAILPOINTS,
+            poison=0.004,
             changes=_SO_THAT_EACH_IS_PASSED,
             limits={"unreached": 0},
             by_name_only=True,
