@@ -27,6 +27,7 @@ from streams.admin import Admin
 from streams.control import outgoing
 from streams.index.database import IndexDatabase
 from streams.index.find import source_offset
+from streams.offsets import in_hub
 from streams.runtime.kafka import Kafka
 from streams.runtime.publisher import Outgoing, Publisher
 from streams.topics import HubTopics, PipelineTopics
@@ -72,7 +73,8 @@ class Hub:
         """
         if self.rereadable is None:
             return Passed("", rfc3339(self.clock.now()))
-        topic, (task,) = HubTopics.of(self.configuration.hub.kafka.prefix).offsets.name, self.source.tasks()
+        topic, (spec,) = HubTopics.of(self.configuration.hub.kafka.prefix).offsets.name, self.source.tasks()
+        task = in_hub(self.pipeline.name, spec)
         stored = source_offset(self.database, topic, task.name)
         offset = None if stored is None else json.loads(stored)
         found = None if offset is None else self.rereadable.passed(offset, self.clock.monotonic() + LOOK)

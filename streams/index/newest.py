@@ -16,6 +16,7 @@ from streams.index.tables import DEAD, RECEIPTS
 from streams.topics import PipelineTopics
 
 _AT_ONCE = 500
+ECHO = "echo"
 
 
 class Newest(NamedTuple):
@@ -63,7 +64,8 @@ class NewestReceipts:
 
     def _receipts(self, connection: sa.Connection, keys: Sequence[str]) -> Iterator[tuple[str, Newest]]:
         columns = (RECEIPTS.c.key, RECEIPTS.c.event_id, RECEIPTS.c.version, RECEIPTS.c.fate)
-        asked = sa.select(*columns).where(self._where, RECEIPTS.c.key.in_(keys))
+        echo = (RECEIPTS.c.fate == Fate.FILTERED.value) & (RECEIPTS.c.reason == ECHO)  # our own write, seen again
+        asked = sa.select(*columns).where(self._where, RECEIPTS.c.key.in_(keys), sa.not_(echo))
         for row in connection.execute(asked.order_by(RECEIPTS.c.version, RECEIPTS.c.offset)):
             yield row.key, Newest(row.event_id, without_cause(row.version), Fate(row.fate))
 

@@ -61,6 +61,10 @@ from streams.runtime.kafka import LOGGERS, Kafka, stop_quietly
 from streams.runtime.topic_ids import topic_ids
 from streams.topics import Topic
 
+pytestmark = pytest.mark.filterwarnings(  # clients that a test makes fail leave their sockets to the collector
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
+
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:

@@ -45,7 +45,7 @@ from streams.runtime.app import WorkerApp
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = sorted((ROOT / "streams" / "runtime").glob("*.py"))
-PUBLIC = {"_replace", "_exit", "_current_frames"}
+PUBLIC = {"_replace", "_asdict", "_exit", "_current_frames"}
 """Names that are documented although they begin so."""
 PRIVATE_ELSEWHERE = {"connectors/secrets.py": "a secret's own class reads its reference"}
 GIVEN = {"_abc_impl", "_tasks", "_abc_data"}

@@ -158,7 +158,7 @@ def test_a_flight_waits_for_its_weather_and_without_one_the_model_stands_in_its_
     load_reports(stage, reports)
     found = hub.receipts("delay-risk", 4)  # the hub reads its two writes again, and finds nothing to change
     assert fates(found) == {Fate.APPLIED: 2}
-    assert [receipts[1].fate for receipts in found.values()] == [Fate.UNCHANGED, Fate.UNCHANGED]
+    assert {receipts[1].fate for receipts in found.values()} <= {Fate.UNCHANGED, Fate.FILTERED}  # or known as an echo
     events = {event.key["id"]: event for event in hub.enriched("delay-risk")}
     joined = events[1].lookups["weather"] or {}
     assert (joined["origin"], joined["time_hour"]) == (with_weather["origin"], with_weather["time_hour"])
