@@ -172,8 +172,11 @@ def _checked(kind: type[_T], document: Document, problems: list[str], at: Where 
         return kind.model_validate(document.data, context={"folder": document.file.parent})
     except ValidationError as error:
         for each in error.errors(include_url=False):
-            where = _in_file((*at, *each["loc"]), document)
-            problems.append(str(document.error(where, _sentence(each, kind))))
+            where, message = _in_file((*at, *each["loc"]), document), _sentence(each, kind)
+            said = each["msg"].removeprefix("Value error, ")
+            if (*where, said.partition(":")[0]) in document.places:  # a check of a whole block names the key it means
+                where, message = (*where, said.partition(":")[0]), said
+            problems.append(str(document.error(where, message)))
         return None
 
 

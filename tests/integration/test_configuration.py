@@ -47,6 +47,31 @@ def test_the_shipped_files_are_clean(folder: Path) -> None:
         ("systems/stations.yaml", "${env:STATIONS_TOKEN}", "plaintext", "write ${env:NAME}"),
         ("systems/stations.yaml", "name: stations", "name: stations\nname: stations", "a second time"),
         ("crossdock.yaml", "partitions: 6", "partitions: six", "3:"),
+        (
+            "pipelines/station-weather.yaml",
+            "    if_match: etag",
+            "    put: /x\n    #",
+            "yaml:29:5: this: exactly one of patch",
+        ),
+        (
+            "pipelines/delay-risk.yaml",
+            "idempotency: ledger",
+            "idempotency: none",
+            "yaml:43:5: idempotency: none is not",
+        ),
+        (
+            "pipelines/inspection-priority.yaml",
+            "idempotency: natural",
+            "idempotency: key",
+            "yaml:36:5: idempotency: key",
+        ),
+        (
+            "pipelines/inspection-priority.yaml",
+            "idempotency: natural",
+            "idempotency: natural\n    undo: true",
+            "37:5: undo",
+        ),
+        ("systems/flightops.yaml", "timezone:", "ledger: {keep: 7d}\ntimezone:", "yaml:6:10: keep: more than 7d"),
     ],
 )
 def test_a_wrong_file_is_told_with_its_place(folder: Path, file: str, old: str, new: str, said: str) -> None:

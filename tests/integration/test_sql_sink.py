@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from connectors.clock import SystemClock
 from connectors.contract import Checkable, Readable, SinkTask
-from connectors.errors import ConfigError, CrossdockError, Rejected, Retriable, SystemFault, Unknown
+from connectors.errors import ConfigError, CredentialsRefused, CrossdockError, Rejected, Retriable, SystemFault, Unknown
 from connectors.refusals import is_suspected
 from connectors.retry import Retrying
 from connectors.sql.config import SqlSystemConfig, SqlWritebackConfig
@@ -489,6 +489,58 @@ def test_a_locked_row_is_tried_again_and_nothing_happened_meanwhile(postgresql: 
     assert outcomes(put(sink, write(1, 0.1), write(2, 0.2))) == [Outcome.APPLIED, Outcome.APPLIED]
 
 
+def waits_for_a_lock(place: Place) -> bool:
+    """Whether the hub does."""
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'crossdock' AND wait_event_type = 'Lock'"
+    return bool(place.run(asked)[0][0])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = CLOCK.monotonic() + 30
+    while not condition():
+        assert CLOCK.monotonic() < end, "it does not come to hold"
+
+
+def test_a_deadlock_with_a_person_is_broken_by_the_database_and_repeated_by_the_hub(postgresql: Place) -> None:
+    """40P01: the person, who is patient, never hears of it."""
+    sink = postgresql.sink(postgresql.system(lock_timeout="20s", courtesy={"statement_timeout": "30s"}))
+    failures: list[BaseException] = []
+
+    def hub() -> None:
+        try:
+            put(sink, write(1, 0.1), write(2, 0.2), seconds=40)
+        except Retriable as error:
+            failures.append(error)
+
+    with postgresql.engine.begin() as person:
+        person.exec_driver_sql("SET deadlock_timeout = '30s'")
+        person.exec_driver_sql("UPDATE orders SET note = 'mine' WHERE id = 2")
+        thread = threading.Thread(target=hub)
+        thread.start()
+        until(lambda: waits_for_a_lock(postgresql))
+        person.exec_driver_sql("UPDATE orders SET note = 'mine' WHERE id = 1")
+        thread.join()
+    (failure,) = failures
+    assert isinstance(failure, Retriable)
+    assert (failure.detail, "deadlock detected" in str(failure)) == ("40P01", True)
+    assert rows(postgresql, "note", "id < 3") == [("mine",), ("mine",)]
+    assert outcomes(put(Retrying(sink, CLOCK, base=0.01), write(1, 0.1), write(2, 0.2))) == [Outcome.APPLIED] * 2
+
+
+def test_a_row_that_moved_under_a_strict_isolation_is_tried_again(database: Database, postgresql: Place) -> None:
+    """40001: the database's owner has chosen repeatable read for everybody."""
+    postgresql.run(f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'repeatable read'")
+    sink = Retrying(postgresql.sink(postgresql.system(lock_timeout="20s")), CLOCK, base=0.01)
+    found: list[Receipt] = []
+    with postgresql.engine.begin() as person:
+        person.exec_driver_sql("UPDATE orders SET note = 'mine' WHERE id = 1")
+        thread = threading.Thread(target=lambda: found.extend(put(sink, write(1, 0.1))))
+        thread.start()
+        until(lambda: waits_for_a_lock(postgresql))
+    thread.join()
+    assert [(receipt.outcome, receipt.attempts) for receipt in found] == [(Outcome.APPLIED, 2)]
+
+
 def test_writers_in_opposite_order_end_without_a_lost_write(postgresql: Place) -> None:
     """Deadlocks are the database's to break, and ours to repeat."""
     sink = Retrying(postgresql.sink(), CLOCK, base=0.01)
@@ -571,7 +623,8 @@ def test_a_right_that_was_taken_away_is_the_systems_fault_and_no_record_is_refus
     [
         (Retriable, ["08006", "40001", "40P01", "53100", "55P03", "57014", "57P01"]),
         (Rejected, ["22001", "22P02", "23505", "23514", "44000", "P0001"]),
-        (SystemFault, ["25006", "28000", "42501", "42703", "42P01", "XX000"]),
+        (SystemFault, ["25006", "42501", "42703", "42P01", "XX000"]),
+        (CredentialsRefused, ["28000", "28P01"]),
     ],
 )
 def test_each_class_of_sqlstate_has_its_meaning(
