@@ -29,6 +29,15 @@ demo: $(STAMP) ## a month of real data through a real Kafka and three systems; A
 test: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -q $(ARGS)
 
+SCENARIO ?= all
+SEED ?= 1
+MINUTES ?= 1
+EVENTS ?= 20000
+
+.PHONY: chaos
+chaos: $(STAMP) ## the fault campaign; SEED=7 SCENARIO=kill,zombie MINUTES=5 EVENTS=100000 ARGS=--schedule
+	$(BIN)/python -W ignore -m tests.chaos.campaign --seed $(SEED) --scenario $(SCENARIO) --minutes $(MINUTES) --events $(EVENTS) $(ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## style, format, types, import contracts
 	$(BIN)/ruff check .
@@ -46,5 +55,6 @@ schema: $(STAMP) ## the JSON schemas of the files, for editors
 	$(BIN)/python -m crossdock.configuration.schema config/schema
 
 .PHONY: bench
-bench: $(STAMP) ## what a row costs in the model step
+bench: $(STAMP) ## what a row costs in the model step, and what safety costs
 	$(BIN)/python -m benchmarks.model_step
+	$(BIN)/python -m benchmarks.safety

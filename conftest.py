@@ -1,3 +1,3 @@
 """Plugins of all tests; they lie in `tests/plugins/`."""
 
-pytest_plugins = ["blocking", "documents"]
+pytest_plugins = ["blocking", "documents", "flow", "hostile"]

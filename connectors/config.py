@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from connectors.clock import Clock
 from connectors.contract import Idempotency, System
+from connectors.reference import Form
 
 NAME = r"^[a-z][a-z0-9-]{0,48}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -102,6 +103,13 @@ class SourceConfig(Block):
         raise TypeError(f"{type(self).__name__} names no object")
 
 
+class Reference(Block):
+    """The field of the target that carries a write's id, so that the write can be found."""
+
+    field: str = Field(min_length=1, description="the target's own name for it")
+    form: Form = Field(default="text", description="text: at most 255 characters; uuid: 36")
+
+
 IfChanged = Literal["newer_comes", "reread", "dead", "overwrite"]
 
 
@@ -114,10 +122,18 @@ class WritebackConfig(Block):
     set: dict[str, Path] = Field(description="what is written: the target's field -> our path", min_length=1)
     idempotency: Idempotency = Field(description="what the target promises about a repeated write")
     if_changed: IfChanged = "newer_comes"
+    undo: bool = Field(default=False, description="receipts keep the replaced values, so that a run can be taken back")
     mode: Literal["write"] = "write"
     batch: int = Field(default=500, ge=1, le=1000, description="writes per call at most")
     coalesce: Duration | None = Field(
         default=None, description="how long an event waits for newer ones of its record, which then replace it"
+    )
+
+    max_writes_per_record: int | None = Field(
+        default=None,
+        ge=1,
+        description="changes of one record within an hour; more wait, the newest in the place of the others. "
+        "Default: 60 where the hub also reads that system, as two that answer each other never end; else no limit",
     )
 
     @property

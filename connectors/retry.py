@@ -213,6 +213,8 @@ class _Rounds:
 
     def _send(self) -> None:
         known = [i for i in self._open if i not in self._doubtful]
+        if self._open and not known:
+            raise Retriable("a write without an answer is looked for later", retry_after=self.retry_after)
         groups = [known] if known else []
         while groups and not self._is_throttled and not self._suspended:
             group = groups.pop()

@@ -6,8 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from connectors.budget import RetryBudget
@@ -25,22 +24,28 @@ from crossdock.index import TASK as INDEX
 from crossdock.index import projecting
 from crossdock.instance import claim
 from crossdock.logs import write_logs
-from crossdock.memory import keep_small
+from crossdock.memory import keep_for_good, keep_small
 from crossdock.sources import source_of
 from crossdock.supervisor import Supervised
 from streams.brake import Brake
 from streams.breaker import Breaker
+from streams.busy import Busy
 from streams.control import Control
 from streams.credentials import CredentialHealth, SystemCredentials
 from streams.delivery import OpenedAtFirstUse, Target
 from streams.derive import Derive
+from streams.echo import Echoes
 from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
+from streams.metrics import METRICS
+from streams.offsets import in_hub
 from streams.only import Only
 from streams.pipeline import Pipeline
 from streams.runtime.kafka import Kafka, quiet_logs
+from streams.runtime.life import Life
 from streams.runtime.publisher import Publisher
+from streams.runtime.threads import Threads
 from streams.scope import compile_path
 from streams.topics import HubTopics, PipelineTopics
 from streams.worker import Parts, TargetSystem, app_of
@@ -72,7 +77,12 @@ def run_worker(folder: Path, *, supervise: bool, instance: str | None) -> int:
     systems: dict[str, System] = {}
     try:
         systems |= {name: config.build(clock) for name, config in configuration.systems.items()}
-        return _run(build(configuration, systems, lock.name, clock))
+        parts = build(configuration, systems, lock.name, clock)
+        if configuration.hub.metrics is not None:
+            _serve(configuration.hub.metrics.port)
+        life = Life(lambda: app_of(parts), clock)
+        keep_for_good()
+        return life.run()
     finally:
         for system in systems.values():
             system.close()
@@ -95,21 +105,15 @@ def _supervise(folder: Path, instance: str | None) -> int:
     child.start()
     while not child.wait(0.5):
         pass
-    return child.exit_code or 0
+    code = child.exit_code or 0
+    return 0 if code == -signal.SIGTERM else abs(code)  # told before it could listen
 
 
-def _run(parts: Parts) -> int:
-    """Faust's worker: its loop, its signals, its exit code."""
-    import faust
-
-    worker = faust.Worker(
-        app_of(parts), loglevel="INFO", redirect_stdouts=False, override_logging=False, quiet=True, console_port=0
-    )
+def _serve(port: int) -> None:
     try:
-        worker.execute_from_commandline()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+        METRICS.serve(port)
+    except OSError as error:
+        raise ConfigError(f"crossdock.yaml: metrics.port: {error}; choose another one") from error
 
 
 def _in_a_process_of_its_own(prepare: Callable[[], None]) -> None:
@@ -190,7 +194,18 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
         ingests=[ingest for config in configuration.pipelines.values() for ingest in context.ingests(config)],
         health=context.health(),
         tasks={INDEX: projecting(configuration, kafka, clock)},
+        threads=context.pools,
     )
+
+
+MOST_WRITES = 60
+"""Changes of one record within an hour, into a system that the hub also reads."""
+
+
+def echoes(pipeline: PipelineConfig, block: WritebackConfig) -> bool:
+    """Whether a write-back changes what its pipeline reads, and no other one of the pipeline does."""
+    beside = [each for each in pipeline.writeback if each.system == block.system]
+    return block.system == pipeline.source.system and len(beside) == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +213,7 @@ class _Shared:
     """What all write-backs into one system have together."""
 
     gate: Gate
-    threads: ThreadPoolExecutor
+    threads: Threads
     budget: RetryBudget
     total_timeout: float
 
@@ -213,6 +228,11 @@ class _Context:
     clock: Clock
     control: Control
     credentials: Mapping[str, SystemCredentials]
+    pools: list[Threads] = field(default_factory=list)
+
+    def threads(self, name: str, size: int, patience: float) -> Threads:
+        self.pools.append(Threads(name, size, patience, self.clock))
+        return self.pools[-1]
 
     def topics(self, pipeline: str) -> PipelineTopics:
         kafka = self.configuration.hub.kafka
@@ -243,13 +263,14 @@ class _Context:
         source = source_of(self.configuration, self.systems, config.source)
         system = self.configuration.systems[config.source.system]
         specs = source.tasks()
-        threads = ThreadPoolExecutor(max_workers=len(specs), thread_name_prefix=f"source-{config.name}")
+        patience = system.timeouts.total.total_seconds()
+        threads = self.threads(f"source-{config.name}", len(specs), patience)
         prefix = self.configuration.hub.kafka.prefix
         return [
             Ingest(
                 pipeline=config.name,
                 source=source,
-                task=spec,
+                task=in_hub(config.name, spec),
                 kafka=self.kafka,
                 control=self.control,
                 topics=self.topics(config.name),
@@ -259,9 +280,10 @@ class _Context:
                 credentials=self.credentials[config.source.system],
                 backfills=all(block.guards_version for block in config.writeback),
                 fresh=config.freshness.total_seconds() / 2,
+                echoes=Echoes(self.clock) if any(echoes(config, block) for block in config.writeback) else None,
                 every=config.source.every.total_seconds(),
                 limit=config.source.batch,
-                total_timeout=system.timeouts.total.total_seconds(),
+                total_timeout=patience,
                 threads=threads,
                 clock=self.clock,
             )
@@ -278,7 +300,7 @@ class _Context:
     def _target_system(self, name: str, blocks: list[tuple[PipelineConfig, WritebackConfig]]) -> TargetSystem:
         config = self.configuration.systems[name]
         gate = Gate(name, Breaker(self.clock), self.credentials[name], self.control, self.clock)
-        threads = ThreadPoolExecutor(max_workers=config.courtesy.concurrency, thread_name_prefix=f"write-{name}")
+        threads = self.threads(f"write-{name}", config.courtesy.concurrency, self._drain(config))
         shared = _Shared(gate, threads, RetryBudget(), self._drain(config))
         writebacks: dict[str, list[Writeback]] = {}
         for pipeline, block in blocks:
@@ -314,6 +336,8 @@ class _Context:
             if_changed=block.if_changed,
             coalesce=0.0 if block.coalesce is None else block.coalesce.total_seconds(),
             replaces=block.replaces,
+            echoes=echoes(pipeline, block),
+            busy=Busy(self._most_writes(block), self.clock),
             control=self.control,
             control_topic=HubTopics.of(prefix).control,
             clock=self.clock,
@@ -321,7 +345,8 @@ class _Context:
 
     def health(self) -> list[CredentialHealth]:
         """A task for each system that wants credentials: it alone tries a secret that nobody has tried."""
-        threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="health")
+        longest = max((each.timeouts.total.total_seconds() for each in self.configuration.systems.values()), default=0)
+        threads = self.threads("health", 2, longest)
         found: dict[str, Checkable] = {}
         for config in self.configuration.pipelines.values():
             source = source_of(self.configuration, self.systems, config.source)
@@ -333,6 +358,11 @@ class _Context:
             CredentialHealth(self.credentials[name], part.check, self.control, threads, self.clock)
             for name, part in found.items()
         ]
+
+    def _most_writes(self, block: WritebackConfig) -> int | None:
+        """Changes of one record within an hour: a limit is needed where the hub reads what it writes."""
+        read = {pipeline.source.system for pipeline in self.configuration.pipelines.values()}
+        return block.max_writes_per_record or (MOST_WRITES if block.system in read else None)
 
     def _drain(self, system: SystemConfig) -> float:
         return min(LONGEST_DRAIN, system.timeouts.total.total_seconds())

@@ -14,10 +14,11 @@ import socket
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from connectors.clock import Clock, SystemClock
 from connectors.errors import ConfigError, Fatal
-from crossdock.demo.dataset import default_cache
+from crossdock.demo.dataset import CACHE_SETTING, default_cache, made
 from crossdock.ports import is_free
 from crossdock.process import began, is_alive
 
@@ -25,6 +26,7 @@ VERSION = "4.3.1"
 ENDPOINT = f"org.apache.kafka:kafka_2.13:{VERSION}"
 SUMS = Path(__file__).parent / f"kafka-{VERSION}.sha256"
 MIRROR_SETTING = "CROSSDOCK_MAVEN"
+CENTRAL = "https://repo.maven.apache.org/maven2"
 DEFAULT_PORT = 19092
 START_PATIENCE = 60.0
 STOP_PATIENCE = 30.0
@@ -54,6 +56,13 @@ Configuration:
 """
 
 
+def _cluster_id() -> str:
+    import base64
+    import uuid
+
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "x")
+
+
 @dataclass
 class Broker:
     """One broker under one folder: data, log file, settings and process id."""
@@ -61,6 +70,8 @@ class Broker:
     folder: Path
     port: int = DEFAULT_PORT
     clock: Clock = field(default_factory=SystemClock)
+    cluster_id: str = field(default_factory=_cluster_id)
+    """Taken at the first start; nodes of one cluster share it."""
 
     def __post_init__(self) -> None:
         self.folder = self.folder.absolute()
@@ -92,7 +103,7 @@ class Broker:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self._settings()
         if not (self.folder / "data" / "meta.properties").is_file():
-            self._java(java, jars, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(settings))
+            self._java(java, jars, "kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", str(settings))
         command = [java, "-Xmx512m", "-Xms256m", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={self._log4j()}"]
         with self.log_file.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - our own command line
@@ -105,7 +116,7 @@ class Broker:
         state = {"pid": process.pid, "began": began(process.pid), "port": self.port}
         self._state_file.write_text(json.dumps(state))
         deadline = self.clock.monotonic() + START_PATIENCE
-        while not _speaks_kafka(self.port):
+        while not speaks_kafka("127.0.0.1", self.port):
             if process.poll() is not None or self.clock.monotonic() > deadline:
                 self._state_file.unlink(missing_ok=True)
                 process.kill()
@@ -202,7 +213,7 @@ def fetch_jars() -> Path:
     wanted = {name: digest for digest, name in (line.split() for line in SUMS.read_text().splitlines())}
     if (folder / "complete").is_file() and all((folder / name).is_file() for name in wanted):
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
+    made(folder)
     for name, source in _resolved(folder).items():
         digest = hashlib.sha256(source.read_bytes()).hexdigest()
         if wanted.get(name) == digest:
@@ -219,29 +230,35 @@ def fetch_jars() -> Path:
 def _resolved(folder: Path) -> dict[str, Path]:
     import jgo
 
-    mirror = os.environ.get(MIRROR_SETTING)
+    place = (os.environ.get(MIRROR_SETTING) or CENTRAL).rstrip("/")
     try:
-        jgo.build(ENDPOINT, cache_dir=folder / "resolver", repositories={"mirror": mirror} if mirror else None)
-    except Exception as error:
+        jgo.build(ENDPOINT, cache_dir=folder / "resolver", repositories={"central": place})
+    except Exception as error:  # the resolver's, its HTTP client's, the system's: all of them mean this
+        host = urlsplit(place).netloc.rpartition("@")[2] or place  # before it may stand a password
         raise ConfigError(
-            f"Kafka's jars ({ENDPOINT}, 44 MB) could not be fetched: {str(error)[:200]}. Behind a mirror set "
-            f"{MIRROR_SETTING} to its address."
+            f"Kafka's jars ({ENDPOINT}, 44 MB) could not be fetched from {host}: {_why(error).replace(place, host)}. "
+            f"Behind a mirror set {MIRROR_SETTING} to its address, behind a proxy HTTPS_PROXY; without a network set "
+            f"{CACHE_SETTING} to a copy of the cache of a machine that has them."
         ) from error
     return {path.name: path for path in (folder / "resolver").rglob("*.jar")}  # some lie on its module path
 
 
-def _cluster_id() -> str:
-    import base64
-    import uuid
+def _why(error: BaseException) -> str:
+    """The first cause: around it stands only who passed it on."""
+    through_proxy = False
+    while True:
+        through_proxy |= type(error).__name__ == "ProxyError"
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            return f"{'the proxy: ' if through_proxy else ''}{str(error)[:200] or type(error).__name__}"
+        error = cause
 
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "x")
 
-
-def _speaks_kafka(port: int) -> bool:
+def speaks_kafka(host: str, port: int) -> bool:
     """Whether an ApiVersions request is answered: an open port alone is not yet a broker."""
     request = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff"
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+        with socket.create_connection((host, port), timeout=2) as connection:
             connection.sendall(request)
             answer = connection.recv(8)
     except OSError:

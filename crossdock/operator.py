@@ -1,5 +1,6 @@
 """What a hub asks of people, and what they answer: write-backs that are held, calls that are in doubt."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from connectors.clock import SystemClock
 from connectors.errors import ConfigError
 from crossdock.configuration.hub import KafkaConfig
 from crossdock.configuration.load import load_from_environment
-from schemas.codec import encode
+from schemas.codec import Undecodable, encode
 from schemas.control import (
+    Command,
     ControlRecord,
     Credentials,
     CredentialState,
     Decision,
+    Mark,
     Resolution,
     Suspicion,
     Verdict,
@@ -32,13 +35,18 @@ from streams.words import did_you_mean
 
 
 def records(admin: Admin, prefix: str) -> dict[bytes, ControlRecord]:
-    """What stands on `crossdock.control`: the newest record of each subject."""
+    """What stands on `crossdock.control`: the newest record of each subject. What people did with dead letters is left
+    out, as there may be very much of it; so is what a newer release wrote.
+    """
     found: dict[bytes, ControlRecord] = {}
     for record in admin.read(HubTopics.of(prefix).control.name):
+        found.pop(record.key, None)
         if record.value is None:
-            found.pop(record.key, None)
-        else:
-            found[record.key] = read_record(record.value)
+            continue
+        with contextlib.suppress(Undecodable):
+            one = read_record(record.value)
+            if not isinstance(one, Command | Mark):
+                found[record.key] = one
     return found
 
 

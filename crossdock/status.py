@@ -8,7 +8,7 @@ import msgspec
 
 from crossdock.configuration.load import load_from_environment
 from crossdock.operator import records
-from schemas.control import WorkerState
+from schemas.control import ControlRecord, Stopped, WorkerState
 from streams.admin import Admin
 from streams.topics import PipelineTopics, Topic, enrich_group, tasks_group, write_group
 
@@ -39,11 +39,17 @@ def status(folder: Path) -> dict[str, Any]:
                 "review": admin.size(topics.review.name),
             }
         workers = admin.members(tasks_group(kafka.prefix))
+        found = list(records(admin, kafka.prefix).values())
         return {
             "kafka": kafka.bootstrap,
             "insecure": kafka.insecure,
             "workers": workers,
-            "systems": _systems(admin, kafka.prefix, workers),
+            "systems": _systems(found, workers),
+            "stopped": [
+                {"subject": each.subject, "trouble": each.trouble.value, "reason": each.reason, "decide": each.command}
+                for each in found
+                if isinstance(each, Stopped)
+            ],
             "pipelines": pipelines,
         }
 
@@ -55,10 +61,10 @@ def _behind(admin: Admin, group: str, topics: tuple[Topic, Topic]) -> tuple[int,
     return found[live].behind, found[backfill].behind
 
 
-def _systems(admin: Admin, prefix: str, workers: Sequence[str]) -> list[dict[str, Any]]:
+def _systems(found: Sequence[ControlRecord], workers: Sequence[str]) -> list[dict[str, Any]]:
     """Each system that is written to, as each living worker sees it."""
     living = {name.rpartition(".")[2] for name in workers}
-    told = [each for each in records(admin, prefix).values() if isinstance(each, WorkerState)]
+    told = [each for each in found if isinstance(each, WorkerState)]
     return [
         {"worker": each.instance, "system": name, **msgspec.structs.asdict(state)}
         for each in told

@@ -90,7 +90,12 @@ class Supervised:
         try:
             self.starts += 1
             self._child = subprocess.Popen(  # noqa: S603 - our own command line
-                self._command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=self._environ
+                self._command,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                env=self._environ,
+                process_group=0,  # Ctrl-C is for us; the child would else be told twice
             )
             if self._stopping.is_set():  # stop() came while the child was being made
                 self._child.terminate()

@@ -90,4 +90,4 @@ def _refused_by(letter: DeadLetter) -> str:
     """Our module that executed the stage."""
     if letter.stage == "produce":
         return "streams.ingest"
-    return "streams.writeback" if letter.stage == "put" or letter.topic.endswith(".enriched") else "streams.enrich"
+    return "streams.writeback" if letter.stage == "put" or letter.topic.endswith("enriched") else "streams.enrich"

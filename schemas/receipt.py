@@ -14,7 +14,7 @@ class Receipt(msgspec.Struct, frozen=True):
     target_version: JsonValue = None
     """The target's version or ETag after the write (applied) or as found (stale, conflict)."""
     replaced: Record | None = None
-    """The values that the write replaced, where `undo: true` asks for them."""
+    """The values that the write replaced, where `undo: true` asks for them; empty = there was no record before."""
     code: str | None = None
     """The target's own code for a refusal: an SQLSTATE, a fault code, an HTTP status."""
     reason: str | None = None

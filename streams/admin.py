@@ -35,6 +35,15 @@ class Span(NamedTuple):
     end: int
 
 
+class GroupPlace(NamedTuple):
+    """Where a group stands in one partition."""
+
+    committed: int | None
+    low: int
+    high: int
+    topic_id: str
+
+
 class Admin:
     """`with Admin(bootstrap) as admin:`; every call is short and blocking.
 
@@ -90,23 +99,65 @@ class Admin:
                 )
         return sorted(missing)
 
+    def remove(self, prefix: str) -> list[str]:
+        """Deletes all topics of a hub, with all that is in them. Returns their names.
+
+        Raises:
+            Retriable: Kafka did not delete all of them.
+        """
+        names = sorted(found["name"] for found in self._describe(None) if found["name"].startswith(f"{prefix}."))
+        try:
+            if names:
+                self._client.delete_topics(names)
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not delete the topics of {prefix}", detail=repr(error)) from error
+        return names
+
     def positions(self, group: str, topics: Sequence[str]) -> dict[str, Position]:
         """Committed offset and end of each topic. What a group has not committed counts from the beginning."""
         ends = self._ends(topics)
-        try:
-            committed = self._client.list_group_offsets({group: list(ends)})[group]
-        except CoordinatorNotAvailableError:
-            committed = {}  # a new cluster: nobody has committed anything yet
-        except KafkaError as error:
-            raise Retriable(f"Kafka does not tell where {group} stands", detail=repr(error)) from error
+        committed = self._committed(group, list(ends))
         found: dict[str, Position] = {topic: Position(0, 0) for topic in topics}
         for tp, end in ends.items():
-            at = committed.get(tp)
             before = found[tp.topic]
-            found[tp.topic] = Position(
-                before.committed + (max(0, at.offset) if at is not None else 0), before.end + end
-            )
+            found[tp.topic] = Position(before.committed + committed.get(tp, 0), before.end + end)
         return found
+
+    def places(self, group: str, topic: str) -> dict[int, "GroupPlace"]:
+        """Where a group stands in each partition of a topic; nothing if the topic is not there."""
+        found = self._describe([topic])
+        if not found:
+            return {}
+        topic_id = found[0]["topic_id"]
+        partitions = [TopicPartition(topic, each["partition_index"]) for each in found[0]["partitions"]]
+        lows = self._client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
+        highs = self._client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        committed = self._committed(group, partitions)
+        return {
+            tp.partition: GroupPlace(committed.get(tp), lows[tp].offset, highs[tp].offset, str(topic_id))
+            for tp in partitions
+        }
+
+    def newest(self, topic: str) -> dict[bytes, bytes]:
+        """The newest value of each key of a compacted topic."""
+        found: dict[bytes, bytes] = {}
+        for record in self.read(topic):
+            if record.value is None:
+                found.pop(record.key, None)
+            else:
+                found[record.key] = record.value
+        return found
+
+    def _committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        if not partitions:
+            return {}  # no worker has made the topics yet
+        try:
+            found = self._client.list_group_offsets({group: list(partitions)})[group]
+        except CoordinatorNotAvailableError:
+            return {}  # a new cluster: nobody has committed anything yet
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not tell where {group} stands", detail=repr(error)) from error
+        return {tp: at.offset for tp, at in found.items() if at is not None and at.offset >= 0}
 
     def size(self, topic: str) -> int:
         """Records ever appended to a topic, markers of transactions included."""
@@ -222,5 +273,10 @@ class Admin:
 
     def members(self, group: str) -> list[str]:
         """Instance ids of a group's members."""
-        found = self._client.describe_groups([group])[group]
+        try:
+            found = self._client.describe_groups([group])[group]
+        except CoordinatorNotAvailableError:
+            return []  # a new cluster: there is no group yet
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not tell who is in {group}", detail=repr(error)) from error
         return sorted(member.get("group_instance_id") or member["member_id"] for member in found.get("members", []))

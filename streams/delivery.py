@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 from connectors.clock import Clock
 from connectors.contract import Checkable, Readable, Readback, SinkTask
-from connectors.errors import AuthExpired, CrossdockError, Retriable, SystemFault, Unknown
+from connectors.errors import AuthExpired, ConfigError, CrossdockError, Retriable, SystemFault, Unknown
 from connectors.refusals import is_suspected
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
@@ -74,10 +74,16 @@ class OpenedAtFirstUse:
             self._readback, self.happened = sink, self._happened
 
     def open(self) -> None:
-        """Once, whoever comes first. Raises what the sink's own `open` raises; then the next call tries again."""
+        """Once, whoever comes first. Raises what the sink's own `open` raises; then the next call tries again.
+
+        A file that fitted the system when the worker started is not what is wrong when it no longer does.
+        """
         with self._opening:
             if not self._open:
-                self._sink.open()
+                try:
+                    self._sink.open()
+                except ConfigError as error:
+                    raise SystemFault(str(error), code="changed") from error
                 self._open = True
 
     def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:

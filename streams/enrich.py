@@ -12,6 +12,7 @@ from connectors.failpoints import failpoint
 from schemas.change import Op
 from schemas.codec import extend
 from schemas.values import Record
+from streams.metrics import METRICS
 from streams.model.contract import Answer, RowError, Status
 from streams.pipeline import Pipeline
 from streams.runtime.kafka import ConsumerRecord
@@ -54,6 +55,7 @@ async def enrich(records: Sequence[ConsumerRecord], pipeline: Pipeline, hold: Ho
     failpoint("enrich_before_publish")
     for each, scope, found, answer in zip(incoming, scopes, looked_up, answers, strict=True):
         _route(settled, each, _value(each, scope.derived, found, answer), answer)
+    METRICS.settled(pipeline.name, "enrich", settled.outcomes)
     return settled.outputs
 
 

@@ -8,9 +8,10 @@ An offset that cannot be trusted is never jumped over: the task stands still, sa
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,9 +31,12 @@ from streams import offsets
 from streams.backoff import backoff
 from streams.control import Control
 from streams.credentials import SystemCredentials
+from streams.echo import Echoes, receipt_of
 from streams.offsets import OffsetRecord, Stored
+from streams.runtime.compacted import Follower
 from streams.runtime.kafka import Kafka, KafkaError
 from streams.runtime.publisher import Outgoing
+from streams.runtime.pulse import rest
 from streams.runtime.transaction import Interrupted, NotMine, TaskTransactions
 from streams.topics import MAX_CHANGE, HubTopics, PipelineTopics, Topic, ownership_partition
 
@@ -59,6 +63,8 @@ class Ingest:
     """What is read before the source has caught up goes to the backfill: every target tells old versions from new."""
     fresh: float
     """Seconds of age up to which a change counts as live."""
+    echoes: Echoes | None
+    """None: the pipeline does not write into what it reads."""
     every: float
     limit: int
     total_timeout: float
@@ -68,7 +74,8 @@ class Ingest:
     async def run(self, stop: asyncio.Event) -> None:
         """Lives until `stop` is set, or the task turns out to be somebody else's."""
         patience = _Patience()
-        await first_of(stop.wait(), self.control.known())
+        with rest():
+            await first_of(stop.wait(), self.control.known())
         while not stop.is_set():
             if not self.credentials.usable:
                 await _pause(stop, 1.0)
@@ -103,17 +110,30 @@ class Ingest:
             if move is not None:
                 stored = await self._move(stored, move, transactions)
             record = await self._trusted(stored)
-            task = self.source.task(self.task.name)
+            task = self.source.task(offsets.at_source(self.task.name))
             failpoint("ingest_before_open")
             try:
                 await self._in_thread(task.open, record.offset)
                 await self._compare(task, record)
                 await self._tell_that_it_runs()
-                await self._loop(
-                    task, transactions, record, _Turn(self.control, self.task.name, record.move, stop), patience
-                )
+                turn = _Turn(self.control, self.task.name, record.move, stop)
+                async with self._following_receipts():
+                    await self._loop(task, transactions, record, turn, patience)
             finally:
                 await self._in_thread(task.close)
+
+    @contextlib.asynccontextmanager
+    async def _following_receipts(self) -> AsyncIterator[None]:
+        """Where the pipeline writes into what it reads: what it wrote is told by its receipts."""
+        if self.echoes is None:
+            yield
+            return
+        follower = Follower(self.kafka, self.topics.receipts, self.echoes.expect, at_end=True)
+        try:
+            await follower.start()
+            yield
+        finally:
+            await follower.stop()
 
     async def _move(self, at: Stored, move: OffsetMove, transactions: TaskTransactions) -> Stored:
         """Carries a person's command out: the new offset, the note that it was done and the history, or nothing."""
@@ -137,7 +157,7 @@ class Ingest:
 
     async def _numbered(self, at: Stored, offset: Offset | None) -> Offset | None:
         """The same offset, where the source numbers its versions itself with numbers that go on."""
-        task = self.source.task(self.task.name)
+        task = self.source.task(offsets.at_source(self.task.name))
         if not isinstance(task, Numbering):
             return offset
         highest = None if at.record is None else at.record.highest
@@ -200,6 +220,8 @@ class Ingest:
         while not turn.is_over:
             if batch is None:
                 record = offsets.caught_up(record)
+                if self.echoes is not None:
+                    self.echoes.tell(self.task.name)
                 await turn.rest(self.every)
                 batch = None if turn.is_over else await self._poll(task)
                 continue
@@ -239,13 +261,18 @@ class Ingest:
         changes: list[Outgoing] = []
         latest: list[Outgoing] = []
         dead: list[Outgoing] = []
+        filtered: list[Outgoing] = []
         config = self.config.encode()
         for change in batch.changes:
             key, value = canonical_key(change.key), encode_change(change)
             if len(value) > MAX_CHANGE:
                 dead.append(self._too_large(change, key, value, record.time))
                 continue
-            changes.append(Outgoing(key, value, headers_of(change, config)))
+            echo = None if self.echoes is None else self.echoes.found(change)
+            if echo is None:
+                changes.append(Outgoing(key, value, headers_of(change, config)))
+            else:
+                filtered.append(Outgoing(key, receipt_of(change, self.pipeline, echo, record.time)))
             latest.append(Outgoing(key, None if change.after is None else value))
         outputs: dict[Topic, list[Outgoing]] = {self.hub.offsets: [offsets.outgoing(record)]}
         live = record.live or not self.backfills
@@ -253,6 +280,7 @@ class Ingest:
             self.topics.changes if live else self.topics.backfill: changes,
             self.topics.latest: latest,
             self.topics.dead: dead,
+            self.topics.receipts: filtered,
         }
         return outputs | {topic: records for topic, records in found.items() if records}
 
@@ -296,9 +324,10 @@ class _Turn:
     async def rest(self, seconds: float) -> None:
         """Waits, but not beyond its end."""
         try:
-            async with asyncio.timeout(seconds):
-                while not self.is_over:
-                    await first_of(self._stop.wait(), self._control.moved.wait())
+            with rest():
+                async with asyncio.timeout(seconds):
+                    while not self.is_over:
+                        await first_of(self._stop.wait(), self._control.moved.wait())
         except TimeoutError:
             return
 
@@ -328,7 +357,8 @@ class _Patience:
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
+    with rest():
+        try:
+            await asyncio.wait_for(stop.wait(), seconds)
+        except TimeoutError:
+            return

@@ -15,6 +15,7 @@ from schemas.version import Version
 from schemas.write import write_id
 from streams.runtime.publisher import Outgoing
 from streams.topics import PipelineTopics, Topic
+from streams.words import did_you_mean
 
 HIGHEST_CAUSE = 9999
 """Four digits of a version."""
@@ -121,7 +122,8 @@ def edited(letter: DeadLetter, values: Mapping[str, msgspec.Raw]) -> msgspec.Raw
     after = decode(decode(letter.value, dict[str, msgspec.Raw])["after"], dict[str, msgspec.Raw])
     unknown = sorted(values.keys() - after.keys())
     if unknown:
-        raise NotSendable(f"`after` has no field {unknown[0]!r}; it has {', '.join(sorted(after))}")
+        known = ", ".join(sorted(after))
+        raise NotSendable(f"`after` has no field {unknown[0]!r}; it has {known}{did_you_mean(unknown[0], after)}")
     return msgspec.Raw(encode({**after, **values}))
 
 

@@ -8,16 +8,18 @@ dictionaries. The memory is one entry for each record of the other pipeline.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from pydantic import Field
 
 from connectors.clock import Clock
 from connectors.config import Block, Duration, Name, Path
+from schemas.codec import Undecodable
 from schemas.values import JsonValue, Record
 from streams.runtime.compacted import Follower
 from streams.runtime.kafka import ConsumerRecord, Kafka
+from streams.runtime.pulse import rest
 from streams.scope import Getter, Scope, compile_path
 from streams.topics import Topic
 
@@ -49,6 +51,7 @@ class _Stored(msgspec.Struct):
 
 
 _STORED = msgspec.json.Decoder(_Stored)
+_RECORD = msgspec.json.Decoder(dict[str, Any] | None)
 
 
 class Table:
@@ -66,11 +69,10 @@ class Table:
         return len(self._rows)
 
     def take(self, record: ConsumerRecord) -> None:
-        """A record of `<p>.latest`; a tombstone removes."""
+        """A record of `<p>.latest`; a tombstone removes. Raises Undecodable; what stood there before stays then."""
         key = record.key or b""
         named = self._named_by(key)
-        raw = b"null" if record.value is None else bytes(_STORED.decode(record.value).after)
-        after: Record | None = msgspec.json.decode(raw)
+        raw, after = (b"null", None) if record.value is None else _after(record.value)
         index = None if after is None else _packed(after.get(field) for field in self._fields)
         old = self._index_of.pop(key, named)
         if old is not None and old != index:
@@ -91,6 +93,14 @@ class Table:
         except msgspec.MsgspecError:
             return None
         return _packed(names[field] for field in self._fields) if names.keys() >= set(self._fields) else None
+
+
+def _after(value: bytes) -> tuple[bytes, Record | None]:
+    try:
+        raw = bytes(_STORED.decode(value).after)
+        return raw, _RECORD.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Undecodable(str(error)) from error
 
 
 _EXACT = 2.0**53
@@ -139,7 +149,8 @@ class Lookups:
         """
         joined: list[dict[str, msgspec.Raw]] = [{} for _ in scopes]
         for lookup in self._lookups:
-            await lookup.follower.caught_up.wait()
+            with rest():
+                await lookup.follower.caught_up.wait()
             wait = lookup.config.missing.wait.total_seconds()
             todo = list(range(len(scopes)))
             while todo:

@@ -37,6 +37,9 @@ class Marks:
         """Commands without a mark, oldest first: a view that changes with what is taken."""
         return self._waiting.values()
 
+    def waits(self, command: str) -> bool:
+        return command in self._waiting
+
     def done(self, letter: LetterHead, at: int) -> str | None:
         """What was done with a letter, or with an earlier one of its identity: the cause, or the verb; None = open.
 

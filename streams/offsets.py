@@ -11,8 +11,8 @@ command's id, and goes on from there. With the id there it is carried out once, 
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -43,7 +43,7 @@ class OffsetRecord(msgspec.Struct, frozen=True, kw_only=True):
     offset: dict[str, JsonValue] | None
     """None: a person decided that it begins at the beginning."""
     changes: int
-    """Changes emitted by the task so far."""
+    """Changes read by the task so far."""
     time: str
     newest: str | None = None
     """The newest version that was read since the last move: a source that is older than this was put back."""
@@ -67,6 +67,8 @@ class PastMove(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     reason: str
     time: str
+    depends_on: str | None = None
+    """Of the source's offset before."""
     undone: bool = False
 
 
@@ -88,7 +90,7 @@ class OffsetHistory(msgspec.Struct, frozen=True, kw_only=True):
         found = self.undoable()
         return found is not None and found.id == move.undoes
 
-    def with_move(self, move: OffsetMove, before: JsonValue) -> "OffsetHistory":
+    def with_move(self, move: OffsetMove, before: JsonValue, depends_on: str | None = None) -> "OffsetHistory":
         """The history once the move is carried out."""
         undone = [msgspec.structs.replace(each, undone=True) if each.id == move.undoes else each for each in self.moves]
         added = PastMove(
@@ -99,6 +101,7 @@ class OffsetHistory(msgspec.Struct, frozen=True, kw_only=True):
             by=move.by,
             reason=move.reason,
             time=move.time,
+            depends_on=depends_on,
         )
         return OffsetHistory(subject=self.subject, moves=[*undone, added][-KEPT:])
 
@@ -128,27 +131,41 @@ class Stored:
         return None if self.record is None else self.record.offset
 
 
+def in_hub(pipeline: str, spec: TaskSpec) -> TaskSpec:
+    """A task under its name in the hub, `<pipeline>/<system>.<object>`: several pipelines may read one table."""
+    return replace(spec, name=f"{pipeline}/{spec.name}")
+
+
+def at_source(task: str) -> str:
+    """The name that its source gave to it."""
+    return task.partition("/")[2]
+
+
 def origin_of(task: str) -> str:
     """What `ce_source` of its changes holds: `/<system>/<object>`."""
-    return f"/{task.replace('.', '/', 1)}"
+    return f"/{at_source(task).replace('.', '/', 1)}"
 
 
-async def was_read_before(kafka: Kafka, topics: Sequence[Topic], task: str) -> bool:
+async def was_read_before(kafka: Kafka, topics: Iterable[Topic], task: str) -> bool:
     """Whether changes of this task stand on Kafka. A task without an offset was never run, or lost it.
 
     Raises:
         KafkaError: Kafka does not answer.
+        Halted: a topic is gone.
     """
     origin = origin_of(task)
-    for tp in [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]:
-        looked_at = 0
-        async with contextlib.aclosing(committed(kafka, [tp])) as records:
-            async for record in records:
-                if header(record.headers, "ce_source") == origin:
-                    return True
-                looked_at += 1
-                if looked_at >= _LOOKED_AT:
-                    break
+    try:
+        for partition in [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]:
+            looked_at = 0
+            async with contextlib.aclosing(committed(kafka, [partition])) as records:
+                async for record in records:
+                    if header(record.headers, "ce_source") == origin:
+                        return True
+                    looked_at += 1
+                    if looked_at >= _LOOKED_AT:
+                        break
+    except TopicMissing as error:
+        raise missing(task, str(error)) from error
     return False
 
 
@@ -279,7 +296,7 @@ def moved(task: TaskSpec, at: Stored, move: OffsetMove, to: Offset | None, time:
         move=move.id,
         live=False,
     )
-    return Stored(record, at.history.with_move(move, before.offset))
+    return Stored(record, at.history.with_move(move, before.offset, before.depends_on))
 
 
 def caught_up(record: OffsetRecord) -> OffsetRecord:

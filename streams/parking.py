@@ -63,11 +63,11 @@ class Parked:
         now = self.clock.monotonic()
         return iter([key for key, each in self.waiting.items() if each.due <= now])
 
-    def park(self, key: bytes, event: Incoming, reason: str) -> Outgoing:
-        """Puts an event behind those of its key; the record that makes it survive."""
+    def park(self, key: bytes, event: Incoming, reason: str, until: float | None = None) -> Outgoing:
+        """Puts an event behind those of its key, `until` then at least; the record that makes it survive."""
         waiting = self.waiting.get(key)
         if waiting is None:
-            waiting = self.waiting[key] = Waiting([], reason, self.clock.monotonic() + backoff(4))
+            waiting = self.waiting[key] = Waiting([], reason, until or self.clock.monotonic() + backoff(4))
             log.warning(
                 "record.parked writeback=%s key=%s reason=%s (others of this partition go on)",
                 self.writeback,

@@ -95,13 +95,25 @@ class Replayer:
     async def _own(self, stop: asyncio.Event) -> None:
         transactional_id = f"{self.prefix}.{TASK}"
         async with TaskTransactions(self.kafka, transactional_id) as transactions, View(self.kafka) as control:
-            marks, tp = Marks(), TopicPartition(HubTopics.of(self.prefix).control.name, 0)
-            async for record in control.all(tp):
-                _take(marks, record.value)
+            marks = Marks()
+            expired = await self._read(control, marks)
+            for some in (expired[start : start + 1000] for start in range(0, len(expired), 1000)):
+                await transactions.commit({HubTopics.of(self.prefix).control: some})
             while not stop.is_set():
                 await self._carry_out(marks, transactions, stop)
                 for record in await control.following():
                     _take(marks, record.value)
+
+    async def _read(self, control: View, marks: Marks) -> list[Outgoing]:
+        """Takes all that was said about letters; gives tombstones for what was done with letters that have expired."""
+        dead = {name: TopicPartition(topics.dead.name, 0) for name, topics in self.pipelines.items()}
+        beginnings = {name: await control.beginning(tp) for name, tp in dead.items()}
+        expired = []
+        async for record in control.all(TopicPartition(HubTopics.of(self.prefix).control.name, 0)):
+            about = _take(marks, record.value)
+            if about is not None and _offset(about) < beginnings.get(about.letter.rpartition("/")[0], 0):
+                expired.append((about, Outgoing(record.key, None)))
+        return [tombstone for about, tombstone in expired if not marks.waits(about.name)]
 
     async def _carry_out(self, marks: Marks, transactions: TaskTransactions, stop: asyncio.Event) -> None:
         """All commands that wait. The connection for letters and receipts lives as long as there are any."""
@@ -209,13 +221,18 @@ class Replayer:
         return sent.cause
 
 
-def _take(marks: Marks, value: bytes | None) -> None:
+def _take(marks: Marks, value: bytes | None) -> Command | Mark | None:
+    """The record, if it is about a letter."""
     if value is None:
-        return
+        return None
     try:
-        marks.take(read_record(value))
+        record = read_record(value)
     except Undecodable:
-        return  # `streams.control` tells of it, on every worker
+        return None  # `streams.control` tells of it, on every worker
+    if not isinstance(record, Command | Mark):
+        return None
+    marks.take(record)
+    return record
 
 
 def _some(waiting: Collection[Command]) -> list[Command]:
@@ -234,10 +251,15 @@ def _by_letter(commands: Sequence[Command]) -> dict[str, dict[int, list[Command]
     """By pipeline and offset of the letter."""
     found: dict[str, dict[int, list[Command]]] = {}
     for command in commands:
-        pipeline, _, offset = command.letter.rpartition("/")
-        number = int(offset) if offset.isdecimal() else -1
+        pipeline, number = command.letter.rpartition("/")[0], _offset(command)
         found.setdefault(pipeline if number >= 0 else "", {}).setdefault(number, []).append(command)
     return found
+
+
+def _offset(about: Command | Mark) -> int:
+    """Of its letter; -1 where its id is none."""
+    offset = about.letter.rpartition("/")[2]
+    return int(offset) if offset.isascii() and offset.isdecimal() else -1
 
 
 def _letter(value: bytes | None) -> DeadLetter | None:

@@ -3,6 +3,7 @@
 Dead letters and receipts are made here and nowhere else.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from schemas.receipt import Receipt, ReceiptRecord
 from schemas.values import rfc3339
 from schemas.write import LIVE, Write
 from streams.runtime.kafka import ConsumerRecord
-from streams.runtime.publisher import Outgoing
+from streams.runtime.publisher import NO_HEADERS, Outgoing
 from streams.topics import PipelineTopics, Topic
 
 
@@ -54,6 +55,8 @@ class Settled:
         self._pipeline, self._topics, self._config, self._model = pipeline, topics, config, model
         self._now = rfc3339(clock.now())
         self.outputs: dict[Topic, list[Outgoing]] = {}
+        self.outcomes: Counter[str] = Counter()
+        """How many events became what."""
 
     def decode(self, records: Sequence[ConsumerRecord]) -> list[Incoming]:
         """The records that can be read; the others are dead letters with their bytes."""
@@ -73,6 +76,7 @@ class Settled:
         self.outputs.setdefault(topic, []).append(record)
 
     def enriched(self, incoming: Incoming, value: bytes) -> None:
+        self.outcomes["enriched"] += 1
         self._add(self._topics.enriched, incoming.record.key, value, list(incoming.record.headers))
 
     def review(self, incoming: Incoming, value: bytes) -> None:
@@ -111,9 +115,20 @@ class Settled:
             incoming, Fate.DEAD, write=write, writeback=writeback, receipt=receipt, reason=f"{code}: {reason}"
         )
 
-    def written(self, incoming: Incoming, fate: Fate, write: Write, writeback: str, receipt: Receipt) -> None:
+    def written(
+        self,
+        incoming: Incoming,
+        fate: Fate,
+        write: Write,
+        writeback: str,
+        receipt: Receipt,
+        *,
+        headers: Headers = NO_HEADERS,
+    ) -> None:
         """A write-back came to its end."""
-        self._receipt(incoming, fate, write=write, writeback=writeback, receipt=receipt, reason=receipt.reason)
+        self._receipt(
+            incoming, fate, write=write, writeback=writeback, receipt=receipt, reason=receipt.reason, headers=headers
+        )
 
     def _receipt(
         self,
@@ -124,7 +139,9 @@ class Settled:
         writeback: str | None = None,
         receipt: Receipt | None = None,
         reason: str | None = None,
+        headers: Headers = NO_HEADERS,
     ) -> None:
+        self.outcomes[fate.value] += 1
         record = ReceiptRecord(
             event_id=incoming.event_id,
             write_id=None if write is None else write.write_id,
@@ -140,7 +157,7 @@ class Settled:
             replaced=None if receipt is None else receipt.replaced,
             time=self._now,
         )
-        self._add(self._topics.receipts, incoming.record.key, encode(record), [])
+        self._add(self._topics.receipts, incoming.record.key, encode(record), headers)
 
     def _letter(
         self,

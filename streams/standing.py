@@ -68,10 +68,9 @@ class Stop(NamedTuple):
 
 def judge(place: Place) -> Start | Stop:
     """What the table above says."""
-    committed, mirrored = place.committed, place.mirrored
+    at, mirrored = stands_at(place), place.mirrored
     if mirrored is not None and None not in (mirrored.topic_id, place.topic_id) and mirrored.topic_id != place.topic_id:
-        return Stop(Trouble.RECREATED, f"the topic was made anew since offset {stands_at(place)} was committed")
-    at = committed if committed is not None else None if mirrored is None else mirrored.offset
+        return Stop(Trouble.RECREATED, f"the topic was made anew since offset {at} was committed")
     if at is None:
         if place.known:
             return Stop(Trouble.LOST, "the group has read this topic, and neither Kafka nor the hub knows how far")
@@ -81,7 +80,7 @@ def judge(place: Place) -> Start | Stop:
     if at < place.low:
         unread = place.low - at
         return Stop(Trouble.RETENTION_PASSED, f"the {unread} records from {at} on were deleted before they were read")
-    return Start(at, restored=committed is None and at > place.low)
+    return Start(at, restored=place.committed is None and at > place.low)
 
 
 def stands_at(place: Place) -> int | None:

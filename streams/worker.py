@@ -10,7 +10,7 @@ reader (one for each target system) ── channel ── agent ── lanes ─
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,11 +32,16 @@ from streams.ingest import Ingest
 from streams.pipeline import Pipeline
 from streams.replay import TASK, Replayer
 from streams.runtime.app import WorkerApp
+from streams.runtime.compacted import Follower
 from streams.runtime.kafka import ConsumerRecord, Kafka, TopicPartition
 from streams.runtime.lanes import Backfill, Hold, Lanes, Rules, Work
+from streams.runtime.lasting import Lasting
 from streams.runtime.ownership import Body, Ownership
 from streams.runtime.publisher import Outputs, Publisher
 from streams.runtime.reader import Batch, Group, Reader
+from streams.runtime.threads import Threads
+from streams.runtime.watchdog import Watchdog
+from streams.runtime.window import BATCH_RECORDS
 from streams.topics import HubTopics, Topic, enrich_group, tasks_group, write_group
 from streams.writeback import Writeback, write_back
 
@@ -77,9 +82,11 @@ class Parts:
     health: Sequence[CredentialHealth]
     tasks: Mapping[str, Body] = field(default_factory=dict)
     """What else one worker of the hub does for all: the index and the like."""
+    threads: Sequence[Threads] = ()
+    """In which connectors are called."""
 
 
-class Worker(Service):  # type: ignore[misc]
+class Worker(Lasting):
     """Starts in the order of the flow's end to its beginning, and stops the other way round."""
 
     def __init__(self, parts: Parts, app: WorkerApp, **kwargs: Any) -> None:
@@ -89,6 +96,7 @@ class Worker(Service):  # type: ignore[misc]
         self.ownership = self._owning()
         self._asides = {target.system: self._aside_of(target) for target in parts.targets}
         self.readers = [self._enriching(), *(self._writing(target) for target in parts.targets)]
+        self.watchdog = Watchdog(parts.kafka, parts.clock, self.readers, self.ownership, parts.threads)
         self._told: Mapping[str, SystemState] = {}
 
     @property
@@ -97,19 +105,34 @@ class Worker(Service):  # type: ignore[misc]
 
     async def on_start(self) -> None:
         await self.publisher.start()
-        await self.add_runtime_dependency(self.control.follower)
-        for pipeline in self._parts.pipelines:
-            for follower in pipeline.lookups.followers:
-                await self.add_runtime_dependency(follower)
+        for follower in self._followers():
+            await self.add_runtime_dependency(follower)
         for reader in self.readers:
             await self.add_runtime_dependency(reader)
         await self.add_runtime_dependency(self.ownership)
+        await self.add_runtime_dependency(self.watchdog)
 
     async def on_stop(self) -> None:
         """Nothing is read any more; what is in hand may end; then the producer goes."""
         await asyncio.gather(self.ownership.stop(), *(reader.stop() for reader in self.readers))
         await self._say_goodbye()
-        await self.publisher.stop()
+        await asyncio.gather(self.publisher.stop(), *(follower.stop() for follower in self._followers()))
+
+    @property
+    def drain(self) -> float:
+        """The longest of all groups, in seconds."""
+        drains: list[float] = [each.group.drain for each in (self.ownership, *self.readers)]
+        return max(drains)
+
+    def hurry(self) -> None:
+        """Told twice to end: nothing is waited for any more."""
+        for each in (self.ownership, *self.readers):
+            each.hurry.set()
+
+    def _followers(self) -> Iterator[Follower]:
+        yield self.control.follower
+        for pipeline in self._parts.pipelines:
+            yield from pipeline.lookups.followers
 
     async def _say_goodbye(self) -> None:
         if self._told:
@@ -140,7 +163,8 @@ class Worker(Service):  # type: ignore[misc]
         bodies = {ingest.task.name: ingest.run for ingest in parts.ingests}
         bodies |= {each.name: each.run for each in parts.health}
         bodies[TASK] = Replayer(parts.prefix, parts.kafka, topics, parts.clock).run
-        return Ownership(group, parts.kafka, bodies | dict(parts.tasks))
+        watched = [ingest.task.name for ingest in parts.ingests]
+        return Ownership(group, parts.kafka, parts.clock, bodies | dict(parts.tasks), watched)
 
     def _enriching(self) -> Reader:
         pipelines = {pipeline.topics.changes.name: pipeline for pipeline in self._parts.pipelines}
@@ -167,7 +191,8 @@ class Worker(Service):  # type: ignore[misc]
             await publish(await write_back(records, writebacks[tp.topic], asides.of(tp), hold, publish))
 
         name = write_group(self._parts.prefix, target.system)
-        group = Group(name, tuple(writebacks), self._parts.instance, target.drain)
+        batch = min(each.target.batch for found in writebacks.values() for each in found)
+        group = Group(name, tuple(writebacks), self._parts.instance, target.drain, min(batch, BATCH_RECORDS))
         topics = [topic for each in pipelines for topic in each.topics.to_write]
         reader = self._agent(f"write-{target.system}", group, topics, work, Rules(asides, backfills, coalesce))
         target.gate.breaker.share = lambda: reader.share
@@ -225,6 +250,7 @@ def app_of(parts: Parts) -> WorkerApp:
     """The Faust app of a worker, ready to be run by Faust's own worker."""
     app = WorkerApp(f"crossdock-{parts.prefix}-{parts.instance}")
     worker = Worker(parts, app)
+    app.drain, app.hurry = worker.drain, worker.hurry
 
     @app.task  # type: ignore[untyped-decorator]
     async def begin() -> None:

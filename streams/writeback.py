@@ -4,6 +4,7 @@ decode -> writes -> the newest of each key -> deliver -> outcome -> fate. The ou
 `except`: a sick system is waited for, a sick record is parked, and only what is refused becomes a dead letter.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,20 +17,27 @@ from connectors.errors import CrossdockError
 from connectors.failpoints import failpoint
 from schemas.change import canonical_key
 from schemas.control import Resolution, Verdict, control_key
+from schemas.event import Headers
 from schemas.outcome import Fate, Outcome
 from schemas.receipt import Receipt
-from schemas.write import LIVE, Write, write_id
+from schemas.version import Version
+from schemas.write import Write, write_id
 from streams.aside import StandingAside
+from streams.busy import Busy
 from streams.control import Control
 from streams.delivery import Target, deliver, look
+from streams.echo import told_of
 from streams.gate import Hold
 from streams.intents import Intents
+from streams.metrics import METRICS
 from streams.parking import Parked
 from streams.runtime.kafka import ConsumerRecord
 from streams.runtime.publisher import Outgoing, Outputs
 from streams.scope import Getter, scope_of
 from streams.settled import Incoming, Settled
 from streams.topics import PipelineTopics, Topic
+
+log = logging.getLogger("crossdock.streams.writeback")
 
 Publish = Callable[[Outputs], Awaitable[None]]
 
@@ -65,6 +73,9 @@ class Writeback:
     """Seconds that an event waits for newer ones of its key."""
     replaces: bool
     """A newer version of a key makes an older one that waits superfluous; false where each write adds something."""
+    echoes: bool
+    """It writes into the records that its pipeline reads, alone: its receipts tell what it wrote."""
+    busy: Busy
     control: Control
     control_topic: Topic
     clock: Clock
@@ -112,6 +123,7 @@ async def write_back(
         await passage.resolve_doubts()
         await passage.try_parked()
         await passage.take([each for each in incoming if each.only in (None, writeback.name)])
+    METRICS.settled(first.pipeline, "write", settled.outcomes)
     failpoint("writeback_before_publish")
     return settled.outputs
 
@@ -137,7 +149,7 @@ class _Passage:
         for each, write in overtaken:
             self._superseded(each, write, "a newer version of the key was in the same batch")
         failpoint("writeback_before_put")
-        await self._write(newest)
+        await self._write(await self._not_too_busy(newest))
 
     async def _write(self, wanted: Sequence[Wanted]) -> None:
         """Delivers, and settles each of them; what is sick alone is parked."""
@@ -175,6 +187,24 @@ class _Passage:
             self._park(each, write, reason)
         return free
 
+    async def _not_too_busy(self, wanted: Sequence[Wanted]) -> list[Wanted]:
+        """What may be written now: a record that was written to too often waits for its hour to end."""
+        free = []
+        for each, write in wanted:
+            until = self.writeback.busy.until(canonical_key(write.key))
+            if until is None:
+                free.append((each, write))
+                continue
+            log.warning(
+                "record.too_busy writeback=%s key=%s seconds=%d (newer events of it take its place; others go on)",
+                self.writeback.name,
+                canonical_key(write.key).decode(),
+                until - self.writeback.clock.monotonic(),
+            )
+            await self._room()
+            self._park(each, write, "too many writes within the hour", until)
+        return free
+
     async def try_parked(self) -> None:
         """The first event of each key that is due: one call each, and none where the system itself is sick."""
         target = self.writeback.target
@@ -203,11 +233,11 @@ class _Passage:
             await self.hold(1.0)
             await self.try_parked()
 
-    def _park(self, each: Incoming, write: Write, reason: str) -> None:
+    def _park(self, each: Incoming, write: Write, reason: str, until: float | None = None) -> None:
         key = canonical_key(write.key)
         failpoint("writeback_before_park")
         if not self.parked.holds(key, each):
-            self._aside(self.parked.topic, self.parked.park(key, each, reason))
+            self._aside(self.parked.topic, self.parked.park(key, each, reason, until))
         receipt = Receipt(Outcome.RETRY, reason=reason)
         self.settled.written(each, Fate.PARKED, write, self.writeback.name, receipt)
 
@@ -248,7 +278,7 @@ class _Passage:
             self._aside(self.intents.topic, self.intents.done(name))
             self._aside(self.writeback.control_topic, Outgoing(control_key(Resolution, name), None))
             if found.verdict is Verdict.RETRY:
-                again = each._replace(cause=_next_cause(each.cause))
+                again = _again(each)
                 await self._write([(again, self.writeback.write(again))])
                 continue
             happened = found.verdict is Verdict.APPLIED
@@ -295,7 +325,12 @@ class _Passage:
             name = self.writeback.name
             self.settled.dead(each, "put", code, reason, write=write, writeback=name, receipt=receipt)
         else:
-            self.settled.written(each, fate, write, self.writeback.name, receipt)
+            headers: Headers = []
+            if receipt.outcome is Outcome.APPLIED:
+                self.writeback.busy.wrote(canonical_key(write.key))
+                told = told_of(write, each) if self.writeback.echoes else None
+                headers = [] if told is None else [told]
+            self.settled.written(each, fate, write, self.writeback.name, receipt, headers=headers)
 
     def _superseded(self, each: Incoming, write: Write, reason: str) -> None:
         receipt = Receipt(Outcome.STALE, 0, reason=reason)
@@ -305,9 +340,11 @@ class _Passage:
         self.settled.add(topic, record)
 
 
-def _next_cause(cause: str) -> str:
-    """A second opinion of a person about the same event is another write."""
-    return "replay:1" if cause == LIVE else f"replay:{int(cause.rpartition(':')[2]) + 1}"
+def _again(each: Incoming) -> Incoming:
+    """The same event as another write: with a cause of its own, and a version above all that it had."""
+    domain, position, number = Version.parse(each.event.version)
+    version = str(Version(domain, position, number + 1))
+    return each._replace(cause=f"replay:{number + 1}", event=msgspec.structs.replace(each.event, version=version))
 
 
 def _newest_of_each_key(wanted: Sequence[Wanted]) -> tuple[list[Wanted], list[Wanted]]:

@@ -4,6 +4,7 @@ from zoneinfo import ZoneInfo
 
 from connectors.contract import Idempotency, Problem, Report
 from connectors.errors import CredentialsRefused, CrossdockError, SystemFault
+from connectors.guarantees import IN_DOUBT, ONE_SENDER
 from connectors.rest.config import PageNumber, RecordOffset, RestSourceConfig, RestWritebackConfig
 from connectors.rest.pages import Pages
 from connectors.rest.position import CursorReader
@@ -12,15 +13,6 @@ from connectors.rest.wire import Wire
 from schemas.values import Record
 
 _LOOKED_AT = 20
-
-_HOLDS = {
-    Idempotency.NATURAL: "a repeated write finds the ETag moved and its values there: no second effect, "
-    "if the server honours If-Match",
-    Idempotency.KEY: "a repeated write carries the same idempotency key: no second effect, "
-    "if the server checks it before anything else and keeps it for as long as writes are repeated",
-    Idempotency.READBACK: "a write without an answer is never repeated by itself: the record is read first",
-    Idempotency.NONE: "a write without an answer is listed as in doubt and never repeated by itself",
-}
 
 
 def check_source(config: RestSourceConfig, wire: Wire, zone: ZoneInfo | None) -> Report:
@@ -58,15 +50,44 @@ def check_sink(config: RestWritebackConfig, wire: Wire) -> Report:
     collection = config.path.partition("{")[0].rstrip("/") or "/"
     answer = wire.call("GET", collection, deadline=wire.clock.monotonic() + wire.patience)
     action = Rules(()).action(answer)
-    report = Report(guarantees=[_HOLDS[config.idempotency]])
+    report = Report(guarantees=[_second_effects(config)])
     if action in {Action.AUTH, Action.FAULT}:
         failure = failure_of(action, answer, f"GET {collection}", None)
         if isinstance(failure, CredentialsRefused):
             raise failure
         report.problems.append(Problem(("system",), failure.message))
+    if config.undo:
+        report.guarantees.append(
+            f"undo: each record is read before it is written; a field that GET {config.path} does not show cannot be "
+            "restored, nor can a record that another changes between, where the server has no ETags"
+        )
     if config.if_match is None and config.post is None:
         report.guarantees.append("no if_match: a change that another made meanwhile is overwritten")
     return report
+
+
+def _second_effects(config: RestWritebackConfig) -> str:
+    """Whether a repeated write can be a second effect (I2)."""
+    match config.idempotency:
+        case Idempotency.NATURAL:
+            return "I2 holds if the server honours If-Match: a repetition finds the ETag moved, and its values there"
+        case Idempotency.KEY:
+            return (
+                f"I2 holds if the server checks {config.idempotency_header} before anything else, and remembers a key "
+                "for as long as writes are repeated"
+            )
+        case Idempotency.READBACK if config.readback is not None:
+            settle = config.readback.settle.total_seconds()
+            return (
+                f"I2 holds {ONE_SENDER}: {config.readback.get} is asked for the write before it is sent, and after a "
+                f"lost answer once {settle:g} s are over"
+            )
+        case Idempotency.READBACK:
+            return (
+                "I2 does not hold if another changes the record between a lost answer and the look: a write is known "
+                "by its values alone; an idempotency key or `if_match:` would tell"
+            )
+    return IN_DOUBT
 
 
 def _of_record(record: Record, config: RestSourceConfig, reader: CursorReader | None) -> list[Problem]:

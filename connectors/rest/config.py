@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, fie
 
 from connectors.auth import AuthConfig, NoAuth
 from connectors.clock import Clock
-from connectors.config import Block, Duration, Path, SourceConfig, SystemConfig, WritebackConfig
+from connectors.config import Block, Duration, Path, Reference, SourceConfig, SystemConfig, WritebackConfig
 from connectors.contract import Idempotency, System
 
 _SIZE = re.compile(r"(\d+)\s*(KiB|MiB|GiB)")
@@ -190,6 +190,23 @@ class RestSourceConfig(SourceConfig):
         return self.path.strip("/").replace("/", ".")
 
 
+class Lookback(Block):
+    """How a write is found again: by the reference that it carried."""
+
+    get: UrlPath = Field(description="path with {reference}, {placeholders} of `match:`, or neither")
+    params: dict[str, str] = Field(default={}, description="of the query, with the same placeholders")
+    records: Selector = Field(default="@", description="where the record or the list of them is; empty = not there")
+    shows: Selector | None = Field(
+        default=None, description="where a record shows its reference; default: the field of `reference:`"
+    )
+    settle: Duration = Field(
+        default=timedelta(seconds=5), description="a write whose answer was lost can be found after this time"
+    )
+
+    def placeholders(self) -> set[str]:
+        return set(_PLACEHOLDER.findall(self.get)).union(*(_PLACEHOLDER.findall(text) for text in self.params.values()))
+
+
 class RestWritebackConfig(WritebackConfig):
     """One entry of `writeback:` that changes records of a REST system, one request for each."""
 
@@ -199,6 +216,8 @@ class RestWritebackConfig(WritebackConfig):
     content_type: str = Field(default="application/json", pattern=r"^[\x21-\x7e]+$")
     if_match: Path | None = Field(default=None, description="our path of the ETag as it was read")
     idempotency_header: HeaderName = "Idempotency-Key"
+    reference: Reference | None = Field(default=None, description="a field of the body that carries the write's id")
+    readback: Lookback | None = None
     responses: tuple[Response, ...] = ()
 
     @model_validator(mode="after")
@@ -213,9 +232,31 @@ class RestWritebackConfig(WritebackConfig):
             raise ValueError(f"{given[0]}: the path names no record; write for example {self.path}/{{id}}")
         if self.idempotency is Idempotency.LEDGER:
             raise ValueError("idempotency: ledger is for SQL; valid here: natural, key, readback, none")
-        if self.idempotency is Idempotency.NATURAL and not self.put and not (self.patch and self.if_match):
-            raise ValueError("idempotency: natural needs `put:`, or `patch:` with `if_match:`")
+        if self.idempotency is Idempotency.NATURAL and (self.post or not self.if_match):
+            raise ValueError("idempotency: natural needs `patch:` or `put:` with `if_match:`; else readback or none")
+        if self.post and self.undo:
+            raise ValueError("undo: an added record replaces nothing; remove it")
+        self._can_be_found()
         return self
+
+    def _can_be_found(self) -> None:
+        """Where a write is looked for: by its reference, or without one by comparing the record at its own address."""
+        if self.reference is not None and self.reference.field in {*self.match, *self.set}:
+            raise ValueError(f"reference: {self.reference.field!r} is also in `match:` or `set:`")
+        if self.readback is None:
+            if self.post and self.idempotency is Idempotency.READBACK:
+                raise ValueError("idempotency: readback needs `reference:` and `readback:` where records are added")
+            return
+        if self.idempotency is not Idempotency.READBACK:
+            raise ValueError(f"readback: is for idempotency: readback; this one is {self.idempotency}")
+        if self.reference is None:
+            raise ValueError("readback: looks for what `reference:` put into the record; say `reference:`")
+        placeholders = self.readback.placeholders()
+        unknown = placeholders - {"reference", *self.match}
+        if unknown:
+            raise ValueError(f"readback: {{{min(unknown)}}} is neither {{reference}} nor in `match:`")
+        if "reference" not in placeholders:
+            raise ValueError("readback: nothing in it asks for {reference}")
 
     @property
     def method(self) -> Literal["PATCH", "PUT", "POST"]:
@@ -232,6 +273,10 @@ class RestWritebackConfig(WritebackConfig):
     @property
     def guards_version(self) -> bool:
         return self.if_match is not None
+
+    @property
+    def replaces(self) -> bool:
+        return self.post is None
 
     @property
     def expected_path(self) -> str | None:

@@ -5,7 +5,8 @@
 | 2xx                                          | applied; unchanged if the ETag is still the one that was sent       |
 | 304                                          | unchanged                                                           |
 | 409, our idempotency key is being worked on  | retry                                                               |
-| 409, 412                                     | the record is read: it holds our values = unchanged, else conflict; |
+| 409, 412                                     | looked up: it has our write = applied; read: it holds our values =  |
+|                                              | unchanged, else conflict;                                           |
 |                                              | 412 though its version is ours: once more with the ETag as read     |
 | 412, 428 and no ETag was sent                | the ETag is read, once more                                         |
 | 400, 404, 410, 413, 415, 422                 | rejected                                                            |
@@ -16,32 +17,39 @@
 | refused with one status, 20 in a row         | the rest is not sent: retry, with the code suspected                |
 """
 
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
-from urllib.parse import quote
 
+from connectors.compare import holds
 from connectors.contract import Capabilities, Idempotency, Report
 from connectors.errors import CrossdockError, Rejected, Retriable, SystemFault, Unknown
 from connectors.failpoints import failpoint
 from connectors.http import HttpAnswer
+from connectors.reference import reference_of
 from connectors.refusals import Refusals
+from connectors.replaced import Replaced
 from connectors.rest.config import RestWritebackConfig
 from connectors.rest.etag import for_if_match, same
+from connectors.rest.lookback import RestLookback, already, refused
+from connectors.rest.paths import path_of
 from connectors.rest.rules import Action, Rules, body_of, failure_of, reason_of
 from connectors.rest.wire import Wire
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
-from schemas.values import JsonValue, Key, Record
+from schemas.values import Key, Record
 from schemas.write import Write
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _NOTHING_HAPPENED = frozenset({425, 429, 503})
 _REPEATABLE = frozenset({Idempotency.NATURAL, Idempotency.KEY})
-_LONGEST_KEY = 255
+
+
+_LOOKED_FOR_AT_ONCE = 50
+"""Writes of one `put` at most, of the class readback: each costs a look, and all of them must fit into its time."""
 
 
 def sink_for(config: RestWritebackConfig, wire: Wire) -> "RestSink":
@@ -53,8 +61,15 @@ class RestSink:
     """Sends the writes of one `put` side by side, as many at once as the system's courtesy allows."""
 
     def __init__(self, config: RestWritebackConfig, wire: Wire) -> None:
-        self.capabilities = Capabilities(config.idempotency, readable=config.post is None)
         self._config, self._wire, self._rules = config, wire, Rules(config.responses)
+        self.capabilities = Capabilities(config.idempotency, readable=config.post is None)
+        self._lookback: RestLookback | None = None
+        self._replaced = Replaced()
+        if config.idempotency is Idempotency.READBACK:
+            settle = 0.0 if config.readback is None else config.readback.settle.total_seconds()
+            self.capabilities = replace(self.capabilities, max_batch=_LOOKED_FOR_AT_ONCE, settle=settle)
+            self._lookback = None if config.readback is None else RestLookback(config, wire, self._rules)
+            self.happened = self._happened
         self._threads: ThreadPoolExecutor | None = None
         self._place = f"{config.method} {config.path}"
 
@@ -84,7 +99,7 @@ class RestSink:
             except Retriable as failure:
                 return failure
             except Rejected as refusal:
-                return refusals.judged(Receipt(Outcome.REJECTED, code=refusal.code, reason=refusal.message))
+                return refusals.judged(refused(refusal))
             except Unknown as failure:
                 return Receipt(Outcome.UNKNOWN, reason=failure.message)
             except CrossdockError as failure:
@@ -104,26 +119,60 @@ class RestSink:
             raise max(failures, key=lambda failure: getattr(failure, "retry_after", None) or 0.0)
         return [result if isinstance(result, Receipt) else _as_receipt(result) for result in results]
 
+    def _happened(self, writes: Sequence[Write], deadline: float) -> list[Receipt | None]:
+        """See `connectors.contract.Readback`."""
+
+        def one(write: Write) -> Receipt | None:
+            try:
+                found = self._looked_up(write, deadline)
+            except Rejected as refusal:
+                return refused(refusal)
+            return None if found is None else self._replaced.completed(write.write_id, found)
+
+        return self._side_by_side(one, writes)
+
+    def _looked_up(self, write: Write, deadline: float) -> Receipt | None:
+        if self._lookback is not None:
+            return self._lookback.find(write, deadline)
+        return already(self._read(write.key, deadline), write)
+
     def _write(self, write: Write, deadline: float) -> Receipt:
-        path = self._path(write.key)
         etag = for_if_match(write.expected) if write.expected is not None else None
+        if self._config.undo or (etag is None and self.capabilities.idempotency is Idempotency.NATURAL):
+            found = self._read(write.key, deadline)
+            if (done := already(found, write)) is not None:
+                return self._replaced.completed(write.write_id, done)
+            etag = self._seen(write, found, etag)
+        return self._replaced.completed(write.write_id, self._sent(write, etag, deadline))
+
+    def _seen(self, write: Write, found: Record | None, etag: str | None) -> str | None:
+        """Remembers what the write will replace. Returns the ETag to send, so that it replaces just this."""
+        if self._config.undo:
+            held = {} if found is None else {name: found[name] for name in write.fields if name in found}
+            self._replaced.seen(write.write_id, held)
+        version = None if found is None else found["@version"]
+        return etag if etag is not None or version is None else for_if_match(version)
+
+    def _sent(self, write: Write, etag: str | None, deadline: float) -> Receipt:
+        path = path_of(self._config.path, write.key)
         answer = self._send(write, path, etag, deadline)
         action = self._rules.action(answer)
         if action is Action.CONFLICT and _is_being_worked_on(answer):
             return Receipt(Outcome.RETRY, code="409", reason="the same idempotency key is being worked on")
         if action is Action.CONFLICT and answer.status in {412, 428}:
-            fresh = self._other_form(write.key, etag, deadline)
+            fresh = self._other_form(write, etag, deadline)
             if fresh is not None:
                 etag, answer = fresh, self._send(write, path, fresh, deadline)
                 action = self._rules.action(answer)
         return self._receipt(write, etag, answer, action, deadline)
 
-    def _other_form(self, key: Key, sent: str | None, deadline: float) -> str | None:
-        """The record's ETag as its own address shows it, if none was sent or the version is the one that was sent."""
-        found = self._read(key, deadline) if self.capabilities.readable else None
+    def _other_form(self, write: Write, sent: str | None, deadline: float) -> str | None:
+        """The record's ETag as its own address shows it, if the event named none or the version is the one it named."""
+        found = self._read(write.key, deadline) if self.capabilities.readable else None
         version = None if found is None else found["@version"]
-        if version is None or not (sent is None or same(version, sent)):
+        if version is None or not (write.expected is None or same(version, sent)):
             return None
+        self._seen(write, found, None)
         return next((form for form in (for_if_match(version), str(version)) if form != sent), None)
 
     def _receipt(self, write: Write, etag: str | None, answer: HttpAnswer, action: Action, deadline: float) -> Receipt:
@@ -148,9 +197,11 @@ class RestSink:
 
     def _conflict(self, write: Write, code: str, deadline: float) -> Receipt:
         """Another version is there: perhaps with our own values, from an attempt whose answer was lost."""
+        if self._lookback is not None and (ours := self._lookback.find(write, deadline)) is not None:
+            return ours
         found = self._read(write.key, deadline) if self.capabilities.readable else None
         version = None if found is None else found["@version"]
-        if found is not None and all(name in found and found[name] == value for name, value in write.fields.items()):
+        if found is not None and holds(found, write.fields):
             return Receipt(Outcome.UNCHANGED, target_version=version)
         reason = f"{self._place}: HTTP {code}, the record's version is not the one that was read"
         return Receipt(Outcome.CONFLICT, target_version=version, code=code, reason=reason)
@@ -160,15 +211,18 @@ class RestSink:
         if etag is not None:
             headers["If-Match"] = etag
         if self._config.idempotency is Idempotency.KEY:
-            headers[self._config.idempotency_header] = header_safe(write.write_id)
+            headers[self._config.idempotency_header] = reference_of(write.write_id)
         body = write.fields if self._config.post is None else {**write.key, **write.fields}
+        if self._config.reference is not None:
+            reference = self._config.reference
+            body = {**body, reference.field: reference_of(write.write_id, reference.form)}
         failpoint("rest_before_call")
         answer = self._wire.call(self._config.method, path, headers=headers, body=body, deadline=deadline)
         failpoint("rest_after_call")
         return answer
 
     def _read(self, key: Key, deadline: float) -> Record | None:
-        answer = self._wire.call("GET", self._path(key), deadline=deadline)
+        answer = self._wire.call("GET", path_of(self._config.path, key), deadline=deadline)
         if answer.status in {404, 410}:
             return None
         action, place = self._rules.action(answer), f"GET {self._config.path}"
@@ -178,13 +232,6 @@ class RestSink:
         if not isinstance(record, dict):
             raise SystemFault(f"{place}: the answer is no record", code="body")
         return {**record, "@version": answer.headers.get("ETag") or record.get(self._config.if_match or "")}
-
-    def _path(self, key: Key) -> str:
-        path = self._config.path
-        for name, value in key.items():
-            if f"{{{name}}}" in path:
-                path = path.replace(f"{{{name}}}", _segment(name, value))
-        return path
 
     def _side_by_side(self, act: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
         if len(items) == 1 or self._threads is None:
@@ -198,22 +245,6 @@ class ReadingRestSink(RestSink):
     def read(self, keys: Sequence[Key], deadline: float) -> list[Record | None]:
         """See `connectors.contract.Readable`. Raises as `put` does."""
         return self._side_by_side(lambda key: self._read(key, deadline), keys)
-
-
-def header_safe(write_id: str) -> str:
-    """A write's id as an idempotency key: printable ASCII, and a digest of it where it is longer than 255."""
-    text = quote(write_id, safe="!#$&'()*+,/:;=?@[]~%{}|^` ")
-    return (
-        text if len(text) <= _LONGEST_KEY else f"blake2b:{hashlib.blake2b(text.encode(), digest_size=32).hexdigest()}"
-    )
-
-
-def _segment(name: str, value: JsonValue) -> str:
-    """One segment of a path. Empty ones and dots would lead to another resource."""
-    text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    if text.strip(".") == "":
-        raise Rejected(f"the key field {name!r} is empty or only dots: it names no record", code="key")
-    return quote(text, safe="")
 
 
 def _is_being_worked_on(answer: HttpAnswer) -> bool:

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from connectors.clock import Clock
-from connectors.contract import Idempotency, Problem, Report
+from connectors.contract import Problem, Report
 from connectors.errors import ConfigError, CredentialsRefused, CrossdockError, Rejected, Retriable
-from connectors.soap.config import Cursor, SoapSourceConfig, SoapWritebackConfig
+from connectors.soap.config import Cursor, Look, SoapSourceConfig, SoapWritebackConfig
+from connectors.soap.guarantees import guarantees_of
 from connectors.soap.library import ComplexType, xsd
 from connectors.soap.listing import Listing, LocatorExpired, answer_type, arguments
 from connectors.soap.rows import Field, fields_of
@@ -74,21 +75,21 @@ def check_writeback(service: Service, config: SoapWritebackConfig) -> Report:
     found = _Findings()
     operation = found.operation(service, config.call, ("call",))
     if operation is not None:
-        records = found.field(operation.takes, config.records, ("records",))
-        if records is not None:
-            _check_list(found, records, config)
-            _check_fields(found, fields_of(records.type), config)
+        _check_records_of(found, operation, config)
         _names(found, fields_of(operation.takes), config.params, ("params",))
         answer = found.answer(operation, ("call",))
-        results = found.field(answer, config.results.path, ("results", "path")) if answer is not None else None
-        if results is not None:
-            for place in ("status", "message", "key"):
-                name = getattr(config.results, place)
-                if name is not None:
-                    found.field(results.type, name, ("results", place))
+        if answer is not None:
+            _check_results(found, answer, config)
     if config.results.key is not None and config.results.key not in config.match:
         found.problem(("results", "key"), f"{config.results.key!r} is not under `match`, so it was not sent")
-    _check_idempotency(found, config)
+    if config.read is not None:
+        _check_look(found, service, config.read, ("read",), config)
+    if config.readback is not None:
+        shown = _check_look(found, service, config.readback, ("readback",), config)
+        shows = config.readback.shows or (config.reference.field if config.reference is not None else "")
+        if shown is not None:
+            _names(found, shown, [shows], ("readback",), at="shows")
+    found.guarantees.extend(guarantees_of(config))
     if service.unchecked:
         found.guarantees.append(
             f"requests are sent unchecked: the WSDL's schema does not compile ({service.unchecked})"
@@ -170,13 +171,61 @@ def _check_more(found: _Findings, service: Service, config: SoapSourceConfig) ->
                 found.field(answer, elements, ("more", place))
 
 
-def _check_list(found: _Findings, records: Field, config: SoapWritebackConfig) -> None:
-    if not records.many or not isinstance(records.type, ComplexType):
-        found.problem(("records",), f"{config.records!r} is not a list of records in the WSDL")
-    elif records.most is not None and records.most < config.batch:
-        found.problem(
-            ("batch",), f"the WSDL allows {records.most} {config.records} in one call; batch is {config.batch}"
+def _check_records_of(found: _Findings, operation: Operation, config: SoapWritebackConfig) -> None:
+    if config.records is None:
+        beside = [field for field in fields_of(operation.takes) if field.name not in config.params]
+        _check_fields(found, beside, config)
+        return
+    records = found.field(operation.takes, config.records, ("records",))
+    if records is None:
+        return
+    if not isinstance(records.type, ComplexType):
+        found.problem(("records",), f"{config.records!r} has no fields in the WSDL; name the element of one record")
+        return
+    most = records.most if records.many else 1
+    if most is not None and "batch" in config.model_fields_set and most < config.batch:
+        found.problem(("batch",), f"the WSDL allows {most} {config.records} in one call; batch is {config.batch}")
+    _check_fields(found, fields_of(records.type), config)
+
+
+def _check_results(found: _Findings, answer: Any, config: SoapWritebackConfig) -> None:
+    path, result = config.results.path, answer
+    if path is not None:
+        field = found.field(answer, path, ("results", "path"))
+        if field is None:
+            return
+        result = field.type
+        many = any(each.many for each in walk(answer, path))
+        if not many and "batch" in config.model_fields_set and config.batch > 1:
+            found.problem(("batch",), f"the answer has one {path} and not one for each record: say 1, or leave it out")
+    for place in ("status", "message", "key"):
+        name = getattr(config.results, place)
+        if name is not None:
+            found.field(result, name, ("results", place))
+
+
+def _check_look(
+    found: _Findings, service: Service, look: Look, path: tuple[str, ...], config: SoapWritebackConfig
+) -> list[Field] | None:
+    """The fields of the record that it shows."""
+    operation = found.operation(service, look.operation, (*path, "operation"))
+    if operation is None:
+        return None
+    _names(found, fields_of(operation.takes), look.params, (*path, "params"))
+    answer = found.answer(operation, (*path, "operation"))
+    record = found.field(answer, look.record, (*path, "record")) if answer is not None else None
+    if record is None:
+        return None
+    fields = fields_of(record.type)
+    hidden = sorted(set(config.set) - {field.name for field in fields})
+    if hidden and path == ("read",):
+        found.guarantees.append(f"{look.operation} does not show {', '.join(hidden)}: they cannot be compared")
+    if config.undo and path == ("read",):
+        but = f"; {', '.join(hidden)} cannot be restored, as {look.operation} does not show them" if hidden else ""
+        found.guarantees.append(
+            "undo: each record is read before its call, and a change of another between the two is not seen" + but
         )
+    return fields
 
 
 def _check_fields(found: _Findings, fields: list[Field], config: SoapWritebackConfig) -> None:
@@ -186,6 +235,9 @@ def _check_fields(found: _Findings, fields: list[Field], config: SoapWritebackCo
     if config.version is not None:
         _names(found, fields, [config.version.param], ("version",), at="param")
         given.add(config.version.param)
+    if config.reference is not None:
+        _names(found, fields, [config.reference.field], ("reference",), at="field")
+        given.add(config.reference.field)
     missing = [field.name for field in fields if not field.optional and field.name not in given]
     if missing:
         found.problem(("set",), f"the WSDL wants {', '.join(missing)} in each record")
@@ -205,30 +257,6 @@ def _names(
     for name in names:
         if name not in known:
             found.problem((*path, at or name), f"the WSDL has no argument {name!r} here; {nearest(name, known)}")
-
-
-def _check_idempotency(found: _Findings, config: SoapWritebackConfig) -> None:
-    match config.idempotency:
-        case Idempotency.NATURAL if config.version is None and not config.results.unchanged:
-            found.problem(
-                ("idempotency",),
-                "natural needs a target that shows whether it is done: a `version`, or results.unchanged",
-            )
-        case Idempotency.NATURAL:
-            rule = f", and writes nothing older than what it holds ({config.version.param})" if config.version else ""
-            found.guarantees.append(
-                f"{config.call} may be repeated: the target tells a repetition{rule}; effectively once"
-            )
-        case Idempotency.NONE:
-            found.guarantees.append(
-                f"{config.call} is never repeated by itself; a lost answer ends in doubt (I2 holds)"
-            )
-        case other:
-            found.problem(
-                ("idempotency",), f"{other.value} is nothing that a SOAP service offers here; natural or none"
-            )
-    if config.version is None:
-        found.guarantees.append("stale writes cannot be told: the target compares no version")
 
 
 def _reading_guarantee(config: SoapSourceConfig, cursor: Cursor) -> str:

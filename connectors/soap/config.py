@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from connectors.auth import AuthConfig, NoAuth
 from connectors.clock import Clock
-from connectors.config import Block, Duration, SourceConfig, SystemConfig, WritebackConfig
+from connectors.config import Block, Duration, Reference, SourceConfig, SystemConfig, WritebackConfig
+from connectors.contract import Idempotency
 
 if TYPE_CHECKING:
     from connectors.soap.system import SoapSystem
@@ -173,13 +174,15 @@ class SoapVersion(Block):
 
 
 class Results(Block):
-    """One result for each record, in the request's order."""
+    """One result for each record, in the request's order; a call for one record may have one without a list."""
 
-    path: Elements
-    status: str = Field(description="the field that tells the outcome")
+    path: Elements | None = Field(default=None, description="default: the answer itself is the one result")
+    status: str | None = Field(
+        default=None, description="the field that tells the outcome; default: an answer without a fault is a success"
+    )
     message: str | None = None
     key: str | None = Field(default=None, description="the field that repeats the record's key, then compared")
-    applied: frozenset[str] = Field(min_length=1)
+    applied: frozenset[str] = frozenset()
     unchanged: frozenset[str] = frozenset()
     stale: frozenset[str] = frozenset()
     conflict: frozenset[str] = frozenset()
@@ -189,24 +192,94 @@ class Results(Block):
     @model_validator(mode="after")
     def _lists_each_once(self) -> "Results":
         lists = (self.applied, self.unchanged, self.stale, self.conflict, self.rejected, self.retry)
-        twice = {status for status in frozenset().union(*lists) if sum(status in one for one in lists) > 1}
+        listed = frozenset().union(*lists)
+        twice = {status for status in listed if sum(status in one for one in lists) > 1}
         if twice:
             raise ValueError(f"one status means one outcome: {', '.join(sorted(twice))} is listed twice")
+        if self.status is None and listed:
+            raise ValueError(f"{min(listed)!r} is listed, and no `status:` says in which field it would stand")
+        if self.status is not None and not self.applied:
+            raise ValueError("applied: the status of a success is needed")
         return self
 
 
+class Look(Block):
+    """An operation that reads one record."""
+
+    operation: Operation
+    params: dict[str, str] = Field(description="arguments; {names} of `match:` are filled in")
+    record: Elements = Field(description="the element that is the record")
+    absent: frozenset[str] = Field(default=frozenset(), description="fault codes that mean: there is none")
+
+    def placeholders(self) -> set[str]:
+        return set().union(*(_PLACEHOLDER.findall(text) for text in self.params.values()))
+
+
+class Lookback(Look):
+    """An operation that finds a write by the reference that it carried: {reference} among its arguments."""
+
+    shows: str | None = Field(
+        default=None, description="the field that shows the reference; default: the field of `reference:`"
+    )
+    settle: Duration = Field(
+        default=timedelta(seconds=5), description="a write whose answer was lost can be found after this time"
+    )
+
+
 class SoapWritebackConfig(WritebackConfig):
-    """One call with a list of records, and one result for each of them."""
+    """One call with a list of records and a result for each of them, or one call for each record."""
 
     call: Operation
     params: dict[str, str] = Field(default={}, description="fixed arguments beside the records")
-    records: Elements = Field(description="the argument that repeats, one element for each write")
+    records: Elements | None = Field(
+        default=None,
+        description="the argument that is the record, or repeats for each write; default: the arguments are the record",
+    )
     version: SoapVersion | None = None
+    reference: Reference | None = Field(default=None, description="a field of the record that carries the write's id")
+    read: Look | None = Field(default=None, description="how a record is read: to compare it, and to undo")
+    readback: Lookback | None = None
     results: Results
     nulls: Literal["omit", "nil"] = Field(
         default="omit", description="omit: the target keeps what it has; nil: xsi:nil is sent"
     )
     faults: Faults = Faults()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "SoapWritebackConfig":
+        if "batch" in self.model_fields_set and self.batch > 1 and None in (self.records, self.results.path):
+            raise ValueError(
+                "batch: without `records:` and `results.path:` each call is one record; say 1 or leave it out"
+            )
+        match self.idempotency:
+            case Idempotency.LEDGER:
+                raise ValueError("idempotency: ledger is for SQL; valid here: natural, key, readback, none")
+            case Idempotency.NATURAL if self.version is None and not self.results.unchanged:
+                raise ValueError("idempotency: natural needs `version:` or `results.unchanged`; else readback or none")
+            case Idempotency.KEY if self.reference is None:
+                raise ValueError("idempotency: key needs `reference:`, the field that takes the write's id")
+            case Idempotency.READBACK if self.readback is None and self.read is None:
+                raise ValueError("idempotency: readback needs `reference:` and `readback:`, or `read:` to compare")
+        if self.reference is not None and self.reference.field in {*self.match, *self.set}:
+            raise ValueError(f"reference: {self.reference.field!r} is also in `match:` or `set:`")
+        if self.undo and self.read is None:
+            raise ValueError("undo: needs `read:`, to see what a write replaces")
+        for name, look, known in (("read", self.read, set()), ("readback", self.readback, {"reference"})):
+            unknown = set() if look is None else look.placeholders() - {*known, *self.match}
+            if unknown:
+                raise ValueError(f"{name}: {{{min(unknown)}}} is not in `match:`; there: {', '.join(self.match)}")
+        self._asks_for_the_reference()
+        return self
+
+    def _asks_for_the_reference(self) -> None:
+        if self.readback is None:
+            return
+        if self.idempotency is not Idempotency.READBACK:
+            raise ValueError(f"readback: is for idempotency: readback; this one is {self.idempotency}")
+        if self.reference is None:
+            raise ValueError("readback: looks for what `reference:` put into the record; say `reference:`")
+        if "reference" not in self.readback.placeholders():
+            raise ValueError("readback: nothing in its params asks for {reference}")
 
     @property
     def guards_version(self) -> bool:
@@ -215,6 +288,10 @@ class SoapWritebackConfig(WritebackConfig):
     @property
     def object(self) -> str:
         return self.call
+
+    @property
+    def replaces(self) -> bool:
+        return self.reference is None and self.idempotency is not Idempotency.NONE
 
 
 SoapSystemConfig.source_class = SoapSourceConfig

@@ -1,7 +1,8 @@
 """A listing: one call, or a call and then more of it. Its locator lives here, in memory, and dies with it."""
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from lxml import etree
 
@@ -12,6 +13,8 @@ from connectors.soap.transport import Calls
 from connectors.soap.values import to_text
 from connectors.soap.wsdl import Operation, Service, walk
 from schemas.values import JsonValue, Key, Record, UnknownType
+
+_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 
 
 class Row(NamedTuple):
@@ -117,9 +120,8 @@ def arguments(operation: Operation, params: Mapping[str, str], **filled: str) ->
     types = {field.name: field.type for field in fields_of(operation.takes)}
     given = {}
     for name, text in params.items():
-        for placeholder, value in filled.items():
-            text = text.replace(f"{{{placeholder}}}", value)  # noqa: PLW2901
-        given[name] = to_text(types.get(name), text, name)
+        full = _PLACEHOLDER.sub(lambda found: filled.get(found[1], found[0]), text)
+        given[name] = to_text(types.get(name), full, name)
     return given
 
 

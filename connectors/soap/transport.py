@@ -47,8 +47,14 @@ class Calls:
                 raise Retriable(error.message) from error
             raise SystemFault(error.message, code="answer") from error
 
-    def write(self, operation: Operation, request: Request, faults: Faults, deadline: float) -> etree._Element:
+    def write(
+        self, operation: Operation, request: Request, faults: Faults, deadline: float, *, once: bool = False
+    ) -> etree._Element:
         """The answer's element of an operation that has an effect. Raises as `read`, and:
+
+        Args:
+            once: a repetition could be a second effect: a fault of the server's own is believed to mean "nothing
+                happened" only where its code is listed under `faults.retry`, or it names a time.
 
         Raises:
             Unknown: it was sent, and no answer tells whether it happened: none came, or none that can be read, or a
@@ -58,6 +64,10 @@ class Calls:
             return self._call(operation, request, faults, deadline)
         except _Unusable as error:
             raise Unknown(error.message) from error
+        except _Faltered as error:
+            if once:
+                raise Unknown(error.message, detail=error.detail) from error
+            raise
 
     def knock(self, request: Request, faults: Faults, deadline: float) -> str | None:
         """Sends a call that has no operation, to see whether the service listens and takes our login.
@@ -117,7 +127,10 @@ class Calls:
             raise _Unusable(f"{operation.name}: the answer is no SOAP envelope")
         fault = fault_in(body)
         if fault is not None:
-            raise fault_error(fault, answer.status, answer.headers, faults, self._clock.now())
+            said = fault_error(fault, answer.status, answer.headers, faults, self._clock.now())
+            if type(said) is Retriable and not frozenset(fault.codes) & faults.retry:
+                raise _Faltered(said.message)
+            raise said
         if not 200 <= answer.status < 300:
             raise self._refused(answer)
         wanted = operation.answer
@@ -130,7 +143,7 @@ class Calls:
         error = http_error(answer.status, answer.headers, answer.body, self._clock.now())
         if answer.status in {500, 502, 504}:  # the request may have been worked on before this was said
             return Unknown(error.message)
-        return error
+        return _Faltered(error.message) if answer.status == 408 else error
 
 
 class _Unusable(CrossdockError):
@@ -139,6 +152,10 @@ class _Unusable(CrossdockError):
     def __init__(self, message: str, *, cut_off: bool = False) -> None:
         super().__init__(message)
         self.cut_off = cut_off
+
+
+class _Faltered(Retriable):
+    """The server gave up on a call: it may have been in the middle of it."""
 
 
 def _may_be_ours(answer: HttpAnswer) -> bool:

@@ -4,16 +4,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from connectors.config import Reference
 from connectors.contract import Idempotency, Problem, Report
 from connectors.errors import ConfigError
-from connectors.sql.config import SqlSourceConfig, SqlWritebackConfig
+from connectors.guarantees import IN_DOUBT, ONE_SENDER
+from connectors.reference import LONGEST
+from connectors.sql.config import SqlSourceConfig, SqlWritebackConfig, VersionRule
 from connectors.sql.database import Database
 from connectors.sql.late_commits import guard_of, rights
+from connectors.sql.ledger import LEDGER
 from connectors.sql.position import CursorColumn
 from connectors.sql.rows import columns_of, reader_for
 from connectors.sql.sink import target_of
 from connectors.sql.tables import NoTable, column, is_unique, names_of, qualified, quoted, reflected, unknown
-from connectors.sql.target import LEDGER, Columns
+from connectors.sql.target import Columns
 
 
 def check_source(config: SqlSourceConfig, database: Database) -> Report:
@@ -76,6 +80,7 @@ def check_sink(config: SqlWritebackConfig, database: Database) -> Report:
         named: list[tuple[tuple[str | int, ...], str]] = [(("match", name), name) for name in config.match]
         named += [(("set", name), name) for name in config.set]
         named += [(("version", "column"), config.version.column)] if config.version is not None else []
+        named += [(("reference", "field"), config.reference.field)] if config.reference is not None else []
         report = Report(_missing(table, named))
         if not report.problems:
             _look_at_sink(config, database, connection, table, report)
@@ -90,7 +95,7 @@ def _look_at_sink(
         target_of(config, Columns.of(config, table), database)
     except ConfigError as error:
         problems.append(Problem(("set",), error.message))
-    if not is_unique(connection, table, config.match):
+    if config.insert is None and not is_unique(connection, table, config.match):
         problems.append(Problem(("match",), f"{', '.join(config.match)} is not unique in {config.table}"))
     if config.version is not None:
         version: sa.Column[Any] | None = column(table, config.version.column)
@@ -98,14 +103,45 @@ def _look_at_sink(
             problems.append(Problem(("version", "column"), f"{version.name} may be null, and null equals nothing"))
     else:
         holds.append("no version rule: a change that another made meanwhile is overwritten")
-    if config.idempotency is Idempotency.LEDGER:
-        holds.append(f"a repeated write finds its id in {LEDGER}, in the same transaction: no second effect")
-    else:
-        holds.append(
-            "a repeated write finds nothing to change: no second effect, unless another changed the row between"
-        )
+    holds.insert(0, _second_effects(config, connection, table))
+    if config.undo:
+        stay = "; a row that it added stays" if config.upsert else ""
+        holds.append(f"undo: every field of `set:` can be restored{stay}")
+    if config.reference is not None:
+        problems.extend(_too_short(config.reference, table))
     if database.dialect == "postgresql":
         problems.extend(_rights_to_write(config, connection, table, database))
+
+
+def _second_effects(config: SqlWritebackConfig, connection: sa.Connection, table: sa.Table) -> str:
+    """Whether a repeated write can be a second effect (I2)."""
+    match config.idempotency, config.version, config.reference:
+        case Idempotency.LEDGER, _, _:
+            return f"I2 holds: a repeated write finds its id in {LEDGER}, in the same transaction"
+        case Idempotency.NATURAL, VersionRule(rule="newer", column=name), _:
+            return f"I2 holds: a repeated write finds its own version in {name}"
+        case Idempotency.NATURAL, VersionRule(column=name), _:
+            return (
+                f"I2 holds if {name} moves with every change, whoever makes it: a repeated write finds it moved, and "
+                "its values there"
+            )
+        case Idempotency.READBACK, _, Reference(field=name):
+            if is_unique(connection, table, [name]):
+                return f"I2 holds: a write is looked for by {name} before it is sent, and {name} is unique"
+            return f"I2 holds {ONE_SENDER}: a write is looked for by {name} before it is sent; make {name} unique"
+    return IN_DOUBT
+
+
+def _too_short(reference: Reference, table: sa.Table) -> list[Problem]:
+    found = column(table, reference.field)
+    needed = 36 if reference.form == "uuid" else LONGEST
+    length = getattr(found.type, "length", None) if found is not None else None
+    if length is None or length >= needed:
+        return []
+    hint = "; `form: uuid` needs 36" if reference.form == "text" else ""
+    return [
+        Problem(("reference", "field"), f"{reference.field} takes {length} characters, and {needed} are needed{hint}")
+    ]
 
 
 def _rights_to_write(
@@ -113,7 +149,8 @@ def _rights_to_write(
 ) -> list[Problem]:
     name, user = qualified(table, database.engine.dialect), connection.exec_driver_sql("SELECT current_user").scalar()
     asked = [("UPDATE", each) for each in config.set] if config.insert is None else []
-    asked += [("INSERT", each) for each in (*config.match, *config.set)] if config.update is None else []
+    added = [*config.match, *config.set, *([] if config.reference is None else [config.reference.field])]
+    asked += [("INSERT", each) for each in added] if config.update is None else []
     allowed = sa.text("SELECT has_column_privilege(:table, :column, :right)")
     problems = []
     for right, each in asked:
@@ -123,11 +160,25 @@ def _rights_to_write(
             problems.append(
                 Problem(("set", each), f"no right to write it: GRANT {right} ({each}) ON {config.table} TO {user}")
             )
-    if config.idempotency is Idempotency.LEDGER and not sa.inspect(connection).has_table(LEDGER):
-        may_create = connection.exec_driver_sql("SELECT has_schema_privilege(current_schema(), 'CREATE')").scalar()
-        if not may_create:
-            problems.append(Problem(("idempotency",), f"there is no table {LEDGER}, and no right to create it"))
+    if config.idempotency is Idempotency.LEDGER:
+        problems += _rights_to_the_ledger(connection, str(user))
     return problems
+
+
+def _rights_to_the_ledger(connection: sa.Connection, user: str) -> list[Problem]:
+    if not sa.inspect(connection).has_table(LEDGER):
+        if connection.exec_driver_sql("SELECT has_schema_privilege(current_schema(), 'CREATE')").scalar():
+            return []
+        return [Problem(("idempotency",), f"there is no table {LEDGER}, and no right to create it")]
+    allowed = sa.text("SELECT has_table_privilege(:table, :right)")
+    missing = [
+        right
+        for right in ("SELECT", "INSERT", "DELETE")
+        if not connection.execute(allowed, {"table": LEDGER, "right": right}).scalar()
+    ]
+    if not missing:
+        return []
+    return [Problem(("idempotency",), f"no right to the ledger: GRANT {', '.join(missing)} ON {LEDGER} TO {user}")]
 
 
 def _unreadable(config: SqlSourceConfig, table: sa.Table, database: Database) -> list[Problem]:

@@ -7,12 +7,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, field_validator, model_validator
 
 from connectors.clock import Clock
-from connectors.config import Block, Duration, Path, SourceConfig, SystemConfig, WritebackConfig
+from connectors.config import Block, Duration, Path, Reference, SourceConfig, SystemConfig, WritebackConfig
 from connectors.contract import Idempotency, System
 from connectors.secrets import Secret
 
 DIALECTS = ("postgresql", "sqlite")
 TableName = Annotated[str, Field(pattern=r"^[^.\s]+(\.[^.\s]+)?$", description="table or schema.table")]
+LONGEST_REDELIVERY = timedelta(days=7)
+"""Enriched events stay on Kafka for so long: until then a write may be tried again."""
 _SHORTEST_OVERLAP = timedelta(seconds=1)
 
 
@@ -95,6 +97,7 @@ class SqlWritebackConfig(WritebackConfig):
     upsert: TableName | None = Field(default=None, description="changes rows, and adds those that are missing")
     insert: TableName | None = Field(default=None, description="adds rows; one that is there already is a refusal")
     version: VersionRule | None = None
+    reference: Reference | None = Field(default=None, description="(insert) a column that takes the write's id")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -104,15 +107,30 @@ class SqlWritebackConfig(WritebackConfig):
         twice = set(self.set) & set(self.match)
         if twice:
             raise ValueError(f"set: {min(twice)!r} is also in `match:`; a row's key is not written")
-        if self.idempotency in {Idempotency.KEY, Idempotency.READBACK, Idempotency.NONE}:
-            raise ValueError(f"idempotency: {self.idempotency} is not for SQL; valid here: ledger, natural")
+        if self.insert and self.undo:
+            raise ValueError("undo: an added row replaces nothing; remove it")
         if self.insert and self.version is not None:
             raise ValueError("insert: a new row has no version to compare; remove `version:`")
-        if self.insert and self.idempotency is Idempotency.NATURAL:
-            raise ValueError("insert: a repeated one is refused, so it is not natural; use idempotency: ledger")
+        self._has_its_class()
         if self.version is not None and self.version.column in self.set:
             raise ValueError(f"set: {self.version.column!r} is the version; the rule sets it where it is to be set")
         return self
+
+    def _has_its_class(self) -> None:
+        """The idempotency classes of each verb: what does not hold is refused before anything is written."""
+        valid = "ledger, readback, none" if self.insert else "ledger, natural"
+        if self.idempotency.value not in valid.split(", "):
+            why = ": a repeated one is refused" if self.insert and self.idempotency is Idempotency.NATURAL else ""
+            verb = "insert" if self.insert else "update and upsert"
+            raise ValueError(f"idempotency: {self.idempotency} is not for {verb}{why}; valid here: {valid}")
+        if self.idempotency is Idempotency.NATURAL and self.version is None:
+            raise ValueError("idempotency: natural needs `version:`, so that the row tells what it holds; else ledger")
+        if self.idempotency is Idempotency.READBACK and self.reference is None:
+            raise ValueError("idempotency: readback needs `reference:`, the column that takes the write's id")
+        if self.reference is not None and not self.insert:
+            raise ValueError("reference: is for insert; a row that is changed is found by its key")
+        if self.reference is not None and self.reference.field in {*self.match, *self.set}:
+            raise ValueError(f"reference: {self.reference.field!r} is also in `match:` or `set:`")
 
     @property
     def table(self) -> str:
@@ -137,6 +155,21 @@ class SqlWritebackConfig(WritebackConfig):
         return self.version.column if self.version.rule == "equals" and not self.version.value else self.version.value
 
 
+class LedgerConfig(Block):
+    """The table `crossdock_applied`, where write-backs of the class ledger keep the ids of their writes."""
+
+    keep: Duration = Field(
+        default=timedelta(days=30), description="older ids are removed; more than 7d, as events come again that long"
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _outlives_the_events(cls, value: timedelta) -> timedelta:
+        if value <= LONGEST_REDELIVERY:
+            raise ValueError(f"more than {LONGEST_REDELIVERY.days}d: an event that comes again would be applied again")
+        return value
+
+
 class SqlSystemConfig(SystemConfig):
     """A file of `config/systems/` with `type: sql`."""
 
@@ -146,6 +179,7 @@ class SqlSystemConfig(SystemConfig):
     type: Literal["sql"]
     url: str = Field(description="postgresql://user@host:5432/database or sqlite:////path/to/file; no password in it")
     password: Secret | None = None
+    ledger: LedgerConfig = LedgerConfig()
     lock_timeout: Duration = Field(
         default=timedelta(milliseconds=500),
         description="a row that is locked longer: try again. Below PostgreSQL's deadlock_timeout (1 s), so that in a "

@@ -11,9 +11,11 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from connectors.errors import Retriable
 from connectors.sql.config import SqlWritebackConfig
+from connectors.sql.ledger import LEDGER
 from connectors.sql.tables import qualified, quoted
-from connectors.sql.target import LEDGER, Columns, Found, converted, plain_record, undecided
+from connectors.sql.target import Columns, Found, added, converted, plain_record, undecided
 from connectors.sql.types import reader_of, writer_of
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
@@ -34,12 +36,13 @@ class PostgresTarget:
     ) -> None:
         """Raises ConfigError if a column's type cannot be read or written."""
         self._columns, self._update, self._dialect = columns, config.update is not None, dialect
-        used = [*columns.key, *columns.fields, *([] if columns.version is None else [columns.version])]
-        self._writers, self._readers = converted(writer_of, used, zone), converted(reader_of, used, zone)
+        self._only_adds = config.insert is not None
+        self._writers, self._readers = converted(writer_of, columns.all, zone), converted(reader_of, columns.all, zone)
         self._table = qualified(columns.table, dialect)
         self._statement = sa.text(
-            self._update_text() if self._update else self._insert_text(conflict=config.insert is None)
+            self._update_text() if self._update else self._insert_text() if self._only_adds else self._upsert_text()
         )
+        self._undo, self._before = config.undo, sa.text(self._before_text())
         self._look = sa.text(self._look_text())
         self._read = sa.text(self._read_text())
 
@@ -52,15 +55,30 @@ class PostgresTarget:
     def apply(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Receipt]:
         wanted = sorted(range(len(writes)), key=lambda row: str(writes[row].key))  # two writers lock in one order
         parameters = self._parameters(writes, wanted)
-        applied = {row: version for row, version in connection.execute(self._statement, parameters)}  # noqa: C416
+        if self._only_adds:
+            return added(connection.execute(self._statement, parameters).rowcount, len(writes))
+        before = self._replaced(connection, parameters) if self._undo else {}
+        done = connection.execute(self._statement, parameters)
+        applied = {row: self._applied(version, was_added, before.get(row)) for row, version, was_added in done}
         rest = [row for row in wanted if row not in applied]
         found = self._found(connection, writes, rest) if rest else {}
         return [
-            Receipt(Outcome.APPLIED, target_version=self._version(applied[row]))
-            if row in applied
-            else undecided(self._columns, found.get(row), update=self._update)
+            applied[row] if row in applied else undecided(self._columns, found.get(row), update=self._update)
             for row in range(len(writes))
         ]
+
+    def _applied(self, version: Any, was_added: bool, before: Record | None) -> Receipt:
+        if self._undo and before is None and not was_added:
+            raise Retriable("a row appeared between the look and the write; nothing tells what it held")
+        replaced = None if not self._undo else {} if before is None else before
+        return Receipt(Outcome.APPLIED, target_version=self._version(version), replaced=replaced)
+
+    def _replaced(self, connection: sa.Connection, parameters: dict[str, Any]) -> dict[int, Record]:
+        """The rows as they are, locked: nobody changes them before they are written."""
+        names = [str(each.name) for each in self._columns.fields]
+        keys = {name: value for name, value in parameters.items() if name[0] in "nk"}
+        rows = connection.execute(self._before, keys)
+        return {row: plain_record(names, values, self._readers) for row, *values in rows}
 
     def look(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Found | None]:
         found = self._found(connection, writes, range(len(writes)))
@@ -78,6 +96,18 @@ class PostgresTarget:
             found[row] = plain_record(names, values, self._readers) | {"@version": self._version(version)}
         return found
 
+    def there(self, connection: sa.Connection, write_ids: Sequence[str]) -> list[bool]:
+        column = self._columns.reference
+        assert column is not None
+        kind = _cast(column.type, self._dialect)
+        statement = sa.text(
+            f"SELECT d.n FROM unnest(CAST(:n AS int[]), CAST(CAST(:r AS text[]) AS {kind}[])) AS d(n, r) "
+            f"WHERE EXISTS (SELECT 1 FROM {self._table} AS t WHERE t.{self._quoted(column)} = d.r)"
+        )
+        wanted = [self._columns.reference_of(each) for each in write_ids]
+        found = set(connection.execute(statement, {"n": list(range(len(wanted))), "r": wanted}).scalars())
+        return [row in found for row in range(len(wanted))]
+
     # Parameters and answers
 
     def _parameters(self, writes: Sequence[Write], rows: Sequence[int]) -> dict[str, Any]:
@@ -89,6 +119,8 @@ class PostgresTarget:
             parameters[f"f{i}"] = [self._text(each, writes[row].fields[str(each.name)]) for row in rows]
         if columns.version is not None:
             parameters["x"] = [self._text(columns.version, columns.compared(writes[row])) for row in rows]
+        if columns.reference is not None:
+            parameters["r"] = [columns.reference_of(writes[row].write_id) for row in rows]
         return parameters
 
     def _text(self, column: sa.Column[Any], value: Any) -> str | None:
@@ -116,9 +148,10 @@ class PostgresTarget:
             for i, each in enumerate(group):
                 names.append(f"{letter}{i}")
                 arrays.append(f"CAST(CAST(:{letter}{i} AS text[]) AS {_cast(each.type, self._dialect)}[])")
-        if fields and columns.version is not None:
-            names.append("x")
-            arrays.append(f"CAST(CAST(:x AS text[]) AS {_cast(columns.version.type, self._dialect)}[])")
+        for letter, extra in (("x", columns.version), ("r", columns.reference)):
+            if fields and extra is not None:
+                names.append(letter)
+                arrays.append(f"CAST(CAST(:{letter} AS text[]) AS {_cast(extra.type, self._dialect)}[])")
         return f"unnest({', '.join(arrays)}) AS d({', '.join(names)})"
 
     def _quoted(self, each: sa.Column[Any]) -> str:
@@ -157,28 +190,37 @@ class PostgresTarget:
             sets.append(f"{self._quoted(self._columns.version)} = d.x")
         return (
             f"UPDATE {self._table} AS t SET {', '.join(sets)} FROM {self._data(fields=True)} "
-            f"WHERE {self._match('t')} AND {self._may('d')} RETURNING d.n, {self._returned()}"
+            f"WHERE {self._match('t')} AND {self._may('d')} RETURNING d.n, {self._returned()}, false"
         )
 
-    def _insert_text(self, *, conflict: bool) -> str:
+    def _columns_and_values(self) -> tuple[list[str], list[str]]:
+        """Of a row that is added: the key first."""
         columns = self._columns
-        key = [self._quoted(each) for each in columns.key]
-        names = [*key, *(self._quoted(each) for each in columns.fields)]
-        values = [*(f"d.k{i}" for i in range(len(key))), *(f"d.f{i}" for i in range(len(columns.fields)))]
-        if columns.version is not None:
-            names.append(self._quoted(columns.version))
-            values.append("d.x")
-        then = ""
-        if conflict:
-            sets = ", ".join(f"{name} = excluded.{name}" for name in names[len(key) :])
-            then = f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sets} WHERE {self._may('excluded')}"
+        names = [self._quoted(each) for each in (*columns.key, *columns.fields)]
+        values = [*(f"d.k{i}" for i in range(len(columns.key))), *(f"d.f{i}" for i in range(len(columns.fields)))]
+        for letter, each in (("x", columns.version), ("r", columns.reference)):
+            if each is not None:
+                names.append(self._quoted(each))
+                values.append(f"d.{letter}")
+        return names, values
+
+    def _insert_text(self) -> str:
+        names, values = self._columns_and_values()
+        data = self._data(fields=True)
+        return f"INSERT INTO {self._table} ({', '.join(names)}) SELECT {', '.join(values)} FROM {data}"
+
+    def _upsert_text(self) -> str:
+        names, values = self._columns_and_values()
+        key = names[: len(self._columns.key)]
+        sets = ", ".join(f"{name} = excluded.{name}" for name in names[len(key) :])
         returned = ", ".join(f"t.{name} AS r{i}" for i, name in enumerate(key))
         same = " AND ".join(f"done.r{i} = d.k{i}" for i in range(len(key)))
         return (
             f"WITH d AS (SELECT * FROM {self._data(fields=True)}), "
-            f"done AS (INSERT INTO {self._table} AS t ({', '.join(names)}) SELECT {', '.join(values)} FROM d{then} "
-            f"RETURNING {returned}, {self._returned()} AS version) "
-            f"SELECT d.n, done.version FROM done JOIN d ON {same}"
+            f"done AS (INSERT INTO {self._table} AS t ({', '.join(names)}) SELECT {', '.join(values)} FROM d "
+            f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sets} WHERE {self._may('excluded')} "
+            f"RETURNING {returned}, {self._returned()} AS version, t.xmax = 0 AS was_added) "
+            f"SELECT d.n, done.version, done.was_added FROM done JOIN d ON {same}"
         )
 
     def _look_text(self) -> str:
@@ -188,6 +230,15 @@ class PostgresTarget:
         return (
             f"SELECT d.n, {self._returned()}, NOT {self._differs('d')}, {newer} "
             f"FROM {self._data(fields=True)} JOIN {self._table} AS t ON {self._match('t')}"
+        )
+
+    def _before_text(self) -> str:
+        """In the order of the key, in which the rows are locked: two writers then never wait in a circle."""
+        shown = "".join(f", t.{self._quoted(each)}" for each in self._columns.fields)
+        order = ", ".join(f"t.{self._quoted(each)}" for each in self._columns.key)
+        return (
+            f"SELECT d.n{shown} FROM {self._data(fields=False)} JOIN {self._table} AS t ON {self._match('t')} "
+            f"ORDER BY {order} FOR UPDATE OF t"
         )
 
     def _read_text(self) -> str:

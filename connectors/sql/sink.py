@@ -4,7 +4,7 @@
 |----------------------------------------------------|-------------------------------------------------------|
 | the row was changed or added                       | applied                                               |
 | the write's id stood in the ledger                 | applied: an earlier attempt did it, nothing is done   |
-| the row holds the values already                   | unchanged                                             |
+| the row holds the values already                   | unchanged, whatever its version                       |
 | rule `newer`, the row's version is not older       | stale                                                 |
 | rule `equals`, the row's version is another        | conflict                                              |
 | no such row (update), data or a constraint refuses | rejected: found by halves, the rest of the batch goes |
@@ -17,6 +17,7 @@ a row there: a repeated write that had none is compared again, and its receipt s
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -24,20 +25,25 @@ from connectors.contract import Bucket, Capabilities, Held, Idempotency, KeyRang
 from connectors.errors import CrossdockError, Rejected, Unknown
 from connectors.failpoints import failpoint
 from connectors.refusals import Refusals
+from connectors.replaced import Replaced
 from connectors.sql.compare import ComparedTable, OfColumn
 from connectors.sql.config import SqlWritebackConfig
 from connectors.sql.database import Database
 from connectors.sql.errors import code_of, failure_of, message_of
+from connectors.sql.ledger import LEDGER, Ledger
 from connectors.sql.postgresql import PostgresTarget
 from connectors.sql.sqlite import SqliteTarget
 from connectors.sql.tables import reflected
-from connectors.sql.target import LEDGER, Columns, Target, create_ledger
+from connectors.sql.target import Columns, Target
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
 from schemas.values import Key, Record
 from schemas.write import Write
 
-_BY_ANOTHER_ATTEMPT = "the ledger holds this write: an earlier attempt applied it"
+_BY_ANOTHER_ATTEMPT = "the database has this write: an earlier attempt applied it"
+_NAMELESS = Receipt(Outcome.REJECTED, code="key", reason="a null in the key names no row: each write would add one")
+_COMMITS_WITHIN = 2.0
+"""Seconds: a commit whose connection was lost is done, or will never be."""
 
 
 class SqlSink:
@@ -45,12 +51,15 @@ class SqlSink:
 
     _target: Target
 
-    def __init__(self, config: SqlWritebackConfig, database: Database) -> None:
+    def __init__(self, config: SqlWritebackConfig, database: Database, ledger: Ledger) -> None:
         holds_versions = config.version is not None and config.version.rule == "newer" and not config.version.value
+        self._config, self._database, self._ledger, self._replaced = config, database, ledger, Replaced()
         self.capabilities = Capabilities(
             config.idempotency, transactional=False, readable=True, comparable=holds_versions
         )
-        self._config, self._database = config, database
+        if config.idempotency is Idempotency.READBACK:
+            self.capabilities = replace(self.capabilities, settle=_COMMITS_WITHIN)
+            self.happened = self._happened
         verb = "update" if config.update else "upsert" if config.upsert else "insert"
         self._place = f"{verb} {config.table}"
 
@@ -68,7 +77,7 @@ class SqlSink:
             )
             missing = not sa.inspect(connection).has_table(LEDGER)
         if self._config.idempotency is Idempotency.LEDGER and missing:
-            create_ledger(database, deadline)
+            self._ledger.create(deadline)
 
     def close(self) -> None:
         """The connections are the system's."""
@@ -80,14 +89,23 @@ class SqlSink:
 
     def put(self, writes: Sequence[Write], deadline: float) -> list[Receipt]:
         try:
-            return self._transaction(writes, deadline, by_halves=False)
+            receipts = self._transaction(writes, deadline, by_halves=False)
         except Rejected:
-            return self._transaction(writes, deadline, by_halves=True)
+            receipts = self._transaction(writes, deadline, by_halves=True)
+        if self._config.idempotency is Idempotency.LEDGER:
+            self._ledger.prune(deadline)
+        return receipts
 
     def read(self, keys: Sequence[Key], deadline: float) -> list[Record | None]:
         """See `connectors.contract.Readable`. Raises Retriable, SystemFault."""
         with self._database.reading(deadline, self._place) as connection:
             return self._target.read(connection, keys)
+
+    def _happened(self, writes: Sequence[Write], deadline: float) -> list[Receipt | None]:
+        """See `connectors.contract.Readback`. Raises Retriable, SystemFault."""
+        with self._database.reading(deadline, self._place) as connection:
+            there = self._target.there(connection, [write.write_id for write in writes])
+        return [Receipt(Outcome.APPLIED, reason=_BY_ANOTHER_ATTEMPT) if each else None for each in there]
 
     def holds(self, writes: Sequence[Write], deadline: float) -> list[bool | None]:
         """`Verifiable`: the database compares, as it does before each write."""
@@ -120,9 +138,18 @@ class SqlSink:
             try:
                 connection.commit()
             except sa.exc.DBAPIError as error:
-                raise self._of_commit(error) from error
+                failure = self._of_commit(error)
+                if isinstance(failure, Unknown):
+                    self._remember(writes, receipts)
+                raise failure from error
             failpoint("sql_after_commit")
-        return receipts
+        return [self._replaced.completed(write.write_id, each) for write, each in zip(writes, receipts, strict=True)]
+
+    def _remember(self, writes: Sequence[Write], receipts: Sequence[Receipt]) -> None:
+        """A later attempt may find that these writes happened, and no more what they replaced."""
+        for write, receipt in zip(writes, receipts, strict=True):
+            if receipt.replaced is not None:
+                self._replaced.seen(write.write_id, receipt.replaced)
 
     def _of_commit(self, error: sa.exc.DBAPIError) -> CrossdockError:
         """A connection that is lost while it commits leaves open whether it did."""
@@ -144,8 +171,8 @@ class SqlSink:
                         "SET CONSTRAINTS ALL IMMEDIATE"
                     )  # a deferred one would speak at the commit
             return [refusals.judged(receipt) for receipt in receipts]
-        except sa.exc.DBAPIError as error:
-            refusal = failure_of(error, self._place)
+        except (sa.exc.DBAPIError, Rejected) as error:
+            refusal = error if isinstance(error, Rejected) else failure_of(error, self._place)
             if not isinstance(refusal, Rejected):
                 raise refusal from error
         if len(writes) == 1:
@@ -155,8 +182,15 @@ class SqlSink:
         return [*first, *self._by_halves(connection, writes[middle:], refusals)]
 
     def _write(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Receipt]:
+        """Raises Rejected, and what the driver raises."""
+        named = [write for write in writes if None not in write.key.values() or self._config.upsert is None]
+        receipts = self._claim_and_apply(connection, named)
+        by_id = {write.write_id: receipt for write, receipt in zip(named, receipts, strict=True)}
+        return [by_id.get(write.write_id, _NAMELESS) for write in writes]
+
+    def _claim_and_apply(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Receipt]:
         if self._config.idempotency is not Idempotency.LEDGER:
-            return self._target.apply(connection, writes)
+            return self._target.apply(connection, writes) if writes else []
         claimed = self._target.claim(connection, [write.write_id for write in writes])
         todo = [write for write in writes if write.write_id in claimed]
         receipts = self._target.apply(connection, todo) if todo else []

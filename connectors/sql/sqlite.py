@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from connectors.sql.config import SqlWritebackConfig
+from connectors.sql.ledger import LEDGER
 from connectors.sql.tables import qualified, quoted
-from connectors.sql.target import LEDGER, Columns, Found, converted, plain_record, undecided
+from connectors.sql.target import Columns, Found, added, converted, plain_record, undecided
 from connectors.sql.types import sqlite_reader_of
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
@@ -30,8 +31,9 @@ class SqliteTarget:
     ) -> None:
         """Raises ConfigError if a column's type cannot be read or written."""
         self._columns, self._update, self._dialect = columns, config.update is not None, dialect
-        used = [*columns.key, *columns.fields, *([] if columns.version is None else [columns.version])]
-        self._writers, self._readers = converted(_writer_of, used, zone), converted(sqlite_reader_of, used, zone)
+        self._only_adds, self._undo = config.insert is not None, config.undo
+        self._writers = converted(_writer_of, columns.all, zone)
+        self._readers = converted(sqlite_reader_of, columns.all, zone)
         self._table = qualified(columns.table, dialect)
         self._statement = sa.text(
             self._update_text() if self._update else self._insert_text(conflict=config.insert is None)
@@ -64,15 +66,27 @@ class SqliteTarget:
             )
         return found
 
+    def there(self, connection: sa.Connection, write_ids: Sequence[str]) -> list[bool]:
+        column = self._columns.reference
+        assert column is not None
+        statement = sa.text(f"SELECT 1 FROM {self._table} WHERE {self._quoted(column)} = :r LIMIT 1")
+        return [
+            connection.execute(statement, {"r": self._columns.reference_of(each)}).first() is not None
+            for each in write_ids
+        ]
+
     def look(self, connection: sa.Connection, writes: Sequence[Write]) -> list[Found | None]:
         return [self._found(connection, self._parameters(write)) for write in writes]
 
     def _one(self, connection: sa.Connection, write: Write) -> Receipt:
         parameters = self._parameters(write)
+        before = self._replaced(connection, write.key) if self._undo else None
         applied = connection.execute(self._statement, parameters).rowcount > 0
+        if self._only_adds:
+            return added(int(applied), 1)[0]
         found = self._found(connection, parameters)
         if applied:
-            return Receipt(Outcome.APPLIED, target_version=None if found is None else found.version)
+            return Receipt(Outcome.APPLIED, target_version=None if found is None else found.version, replaced=before)
         return undecided(self._columns, found, update=self._update)
 
     def _found(self, connection: sa.Connection, parameters: dict[str, Any]) -> Found | None:
@@ -86,7 +100,14 @@ class SqliteTarget:
         }
         if self._columns.version is not None:
             parameters["x"] = self._value(self._columns.version, self._columns.compared(write))
+        if self._columns.reference is not None:
+            parameters["r"] = self._columns.reference_of(write.write_id)
         return parameters
+
+    def _replaced(self, connection: sa.Connection, key: Key) -> Record:
+        """The row's fields as they are: this transaction holds the only write lock."""
+        (found,) = self.read(connection, [key])
+        return {} if found is None else {str(each.name): found[str(each.name)] for each in self._columns.fields}
 
     def _key(self, key: Key) -> dict[str, Any]:
         return {f"k{i}": self._value(each, key[str(each.name)]) for i, each in enumerate(self._columns.key)}
@@ -143,6 +164,9 @@ class SqliteTarget:
         if columns.version is not None:
             names.append(self._shown_version())
             values.append(":x")
+        if columns.reference is not None:
+            names.append(self._quoted(columns.reference))
+            values.append(":r")
         then = ""
         if conflict:
             sets = ", ".join(f"{name} = excluded.{name}" for name in names[len(key) :])

@@ -56,7 +56,8 @@ def is_unique(connection: sa.Connection, table: sa.Table, columns: Iterable[str]
     if primary and primary <= wanted:
         return True
     inspector = sa.inspect(connection)
-    indexes = inspector.get_indexes(str(table.name), table.schema)
+    automatic = {"include_auto_indexes": True} if connection.dialect.name == "sqlite" else {}
+    indexes = inspector.get_indexes(str(table.name), table.schema, **automatic)
     constraints = inspector.get_unique_constraints(str(table.name), table.schema)
     unique: list[Sequence[str | None]] = [index["column_names"] for index in indexes if index["unique"]]
     unique += [constraint["column_names"] for constraint in constraints]

@@ -6,18 +6,15 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from connectors.errors import ConfigError
+from connectors.errors import ConfigError, Rejected
+from connectors.reference import Form, reference_of
 from connectors.sql.config import SqlWritebackConfig
-from connectors.sql.database import Database
 from connectors.sql.tables import column, names_of, unknown
 from connectors.sql.types import Reader
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
 from schemas.values import JsonValue, Key, Record, UnknownType
 from schemas.write import Write
-
-LEDGER = "crossdock_applied"
-"""Write ids in the target's own database: a row there and the write's effect are one transaction."""
 
 
 class Target(Protocol):
@@ -43,6 +40,10 @@ class Target(Protocol):
         """See `connectors.contract.Readable`."""
         ...
 
+    def there(self, connection: sa.Connection, write_ids: Sequence[str]) -> list[bool]:
+        """Whether a row carries the reference of each write."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -53,6 +54,8 @@ class Columns:
     fields: tuple[sa.Column[Any], ...]
     version: sa.Column[Any] | None
     rule: str | None
+    reference: sa.Column[Any] | None = None
+    form: Form = "text"
 
     @classmethod
     def of(cls, config: SqlWritebackConfig, table: sa.Table) -> "Columns":
@@ -64,24 +67,33 @@ class Columns:
             fields=tuple(_needed(table, name) for name in config.set),
             version=None if version is None else _needed(table, version.column),
             rule=None if version is None else version.rule,
+            reference=None if config.reference is None else _needed(table, config.reference.field),
+            form="text" if config.reference is None else config.reference.form,
         )
+
+    @property
+    def all(self) -> list[sa.Column[Any]]:
+        """Every column that is read or written."""
+        return [*self.key, *self.fields, *(each for each in (self.version, self.reference) if each is not None)]
+
+    def reference_of(self, write_id: str) -> str:
+        """What stands in the column `reference` of a row that this write added."""
+        return reference_of(write_id, self.form)
 
     def compared(self, write: Write) -> JsonValue:
         """What the version column is compared with."""
         return write.expected if self.rule == "equals" or write.expected is not None else write.version
 
 
-def create_ledger(database: Database, deadline: float) -> None:
-    """Makes the ledger. Raises SystemFault without the right to."""
-    time = "timestamptz" if database.dialect == "postgresql" else "datetime"
-    columns = f"write_id text PRIMARY KEY, applied_at {time} NOT NULL DEFAULT CURRENT_TIMESTAMP"
-    with database.writing(deadline, f"create {LEDGER}") as connection:
-        if database.dialect == "postgresql":
-            connection.exec_driver_sql(
-                "SELECT pg_advisory_xact_lock(7240951367)"
-            )  # two workers at once: IF NOT EXISTS races
-        connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {LEDGER} ({columns})")
-        connection.commit()
+def added(rows: int, wanted: int) -> list[Receipt]:
+    """The receipts of a statement that only adds rows.
+
+    Raises:
+        Rejected: the database took fewer, as a trigger may do: nothing tells which.
+    """
+    if rows != wanted:
+        raise Rejected(f"the database added {rows} rows of {wanted}: a trigger left some out", code="not-added")
+    return [Receipt(Outcome.APPLIED)] * wanted
 
 
 def undecided(columns: Columns, found: "Found | None", *, update: bool) -> Receipt:
@@ -96,14 +108,13 @@ def undecided(columns: Columns, found: "Found | None", *, update: bool) -> Recei
         if update:
             return Receipt(Outcome.REJECTED, code="missing", reason=f"{columns.table.name} has no row with this key")
         return Receipt(Outcome.RETRY, reason="the row was removed meanwhile")
-    if columns.rule == "newer":
-        if found.is_newer:
-            return Receipt(
-                Outcome.STALE, target_version=found.version, reason="the row holds this version or a newer one"
-            )
+    if columns.rule == "newer" and not found.is_newer:
         return Receipt(Outcome.RETRY, reason="the row changed meanwhile")
-    if found.same:
+    if found.same:  # whatever the versions say: our own write of an earlier attempt, or nothing to do
         return Receipt(Outcome.UNCHANGED, target_version=found.version)
+    if columns.rule == "newer":
+        reason = "the row holds this version or a newer one"
+        return Receipt(Outcome.STALE, target_version=found.version, reason=reason)
     if columns.rule == "equals":
         reason = f"{columns.version.name if columns.version is not None else ''} is not the one that was read"
         return Receipt(Outcome.CONFLICT, target_version=found.version, code="version", reason=reason)

@@ -90,7 +90,7 @@ def judge(history: History) -> Verdict:
     _judge_versions(history.told, known, seen, verdict)
     _judge_letters(history.told.letters, known, verdict)
     if history.rows is not None:
-        _judge_rows(committed, history.rows, verdict)
+        _judge_rows(committed, history.rows, seen, history.told, verdict)
     verdict.figures["lost"] = verdict.counts[Kind.LOST] + verdict.counts[Kind.CLAIMED]
     verdict.figures["doubled"] = verdict.counts[Kind.DOUBLED] + verdict.counts[Kind.PHANTOM]
     verdict.counts = +verdict.counts
@@ -218,9 +218,19 @@ def _judge_letters(letters: list[Letter], known: _Known, verdict: Verdict) -> No
             verdict.note(Kind.FALSE_BYTES, of, f"not the bytes that stood on its topic ({told})")
 
 
-def _judge_rows(committed: list[Committed], rows: Mapping[str, Fields], verdict: Verdict) -> None:
-    """The target holds what the newest sound version of each key wants."""
-    newest = {each.key: each for each in committed if each.wanted is not None and not each.poison}
+_WAITS_FOR_A_PERSON = (Fate.IN_DOUBT, Fate.REVIEW, Fate.DISCARDED, Fate.REFUSED)
+
+
+def _judge_rows(
+    committed: list[Committed], rows: Mapping[str, Fields], seen: set[RowVersion], told: Told, verdict: Verdict
+) -> None:
+    """The target holds what the newest sound version of each key wants, of those that no person holds back."""
+    newest = {
+        each.key: each
+        for each in committed
+        if each.wanted is not None and not each.poison
+        if each.of in seen or told.fates.get(each.of) not in _WAITS_FOR_A_PERSON
+    }
     for each in newest.values():
         if why := _other(rows.get(each.key, {}), each.wanted):
             verdict.note(Kind.WRONG_STATE, each.of, f"at the end: {why}")

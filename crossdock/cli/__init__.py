@@ -9,6 +9,7 @@ import typer
 from connectors.errors import ConfigError, CrossdockError
 from crossdock.cli.dead import dead
 from crossdock.cli.index import index
+from crossdock.cli.offsets import offsets
 from crossdock.cli.operator import doubt, held
 from crossdock.cli.output import DEFAULT, AsJson, Folder, harmless, show
 from crossdock.cli.reconcile import reconcile
@@ -28,6 +29,7 @@ app.add_typer(broker, name="broker")
 app.add_typer(held, name="held")
 app.add_typer(doubt, name="doubt")
 app.add_typer(index, name="index")
+app.add_typer(offsets, name="offsets")
 app.command()(reconcile)
 
 BrokerFolder = Annotated[Path, typer.Option(help="where its data and log are kept")]
@@ -89,6 +91,10 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
         for each in found["systems"]
         if each["state"] != "running"
     ]
+    lines += [
+        f"  {each['subject']}: {each['trouble']}: {each['reason']}; decide with: {each['decide']}"
+        for each in found["stopped"]
+    ]
     if parked := sum(each["parked"] for each in found["systems"]):
         lines.append(f"  parked events: {parked}")
     for name, each in found["pipelines"].items():
@@ -114,6 +120,12 @@ def demo(  # noqa: PLR0917 - typer's options
     stop: Annotated[bool, typer.Option("--stop", help="end what --keep left")] = False,
     folder: Annotated[Path, typer.Option(help="everything lies under it")] = Path(".crossdock/demo"),
     seconds: Annotated[float, typer.Option(min=1, help="how long the month plays")] = 45.0,
+    kafka: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="this broker (without TLS) instead of the embedded one")
+    ] = None,
+    postgres: Annotated[
+        str | None, typer.Option(metavar="URL", help="this server for flightops; its new database goes at the end")
+    ] = None,
 ) -> None:
     """Plays a month of real data through a real broker and three legacy systems, and accounts for every change."""
     from crossdock.demo.main import Options
@@ -131,6 +143,8 @@ def demo(  # noqa: PLR0917 - typer's options
         stop=stop,
         folder=folder,
         seconds=seconds,
+        kafka=kafka,
+        postgres=postgres,
     )
     raise typer.Exit(play(chosen))
 

@@ -1,7 +1,5 @@
 """The verbs of `dead`: dead letters listed, grouped, shown, sent again, discarded."""
 
-import getpass
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from connectors.errors import ConfigError
-from crossdock.cli.output import DEFAULT, AsJson, Folder, show
+from crossdock.cli.output import DEFAULT, AsJson, Folder, show, user
 
 if TYPE_CHECKING:
     from crossdock.dead.letters import Wanted
@@ -186,14 +184,7 @@ def _asker(by: str | None, reason: str) -> "Asker":
     from connectors.clock import SystemClock
     from crossdock.dead.orders import Asker
 
-    return Asker(by or _user(), reason, SystemClock())
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
+    return Asker(by or user(), reason, SystemClock())
 
 
 def _told(found: dict[str, Any]) -> str:

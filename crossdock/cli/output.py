@@ -1,6 +1,8 @@
-"""What the verbs share: where the files are, and how a result is shown."""
+"""What the verbs share: where the files are, who asks, and how a result is shown."""
 
+import getpass
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,3 +20,11 @@ def show(found: dict[str, Any], text: str, *, as_json: bool) -> None:
 def harmless(text: str) -> str:
     """Text for a terminal: what a record brought must not move the cursor or change the colours."""
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def user() -> str:
+    """Who asks, for the audit."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

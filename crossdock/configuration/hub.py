@@ -71,6 +71,16 @@ class IndexConfig(Block):
         return value
 
 
+class MetricsConfig(Block):
+    """What a worker tells Prometheus about itself."""
+
+    port: int = Field(
+        ge=1024,
+        le=65535,
+        description="on 127.0.0.1; further workers of this machine take the next ports, up to 16 of them",
+    )
+
+
 class HubConfig(Block):
     """The file itself."""
 
@@ -78,4 +88,5 @@ class HubConfig(Block):
     kafka: KafkaConfig
     worker_group: Name = "main"
     index: IndexConfig = IndexConfig()
+    metrics: MetricsConfig | None = Field(default=None, description="left out: nothing is served")
     models: str = Field(default="models", description="folder of the model versions, beside this file")

@@ -121,7 +121,7 @@ def _overridden(document: Document, below: tuple[str, ...], environ: Mapping[str
         if not variable.startswith(start) or document.data is None:
             continue
         path = variable[len(start) :].lower().split("__")
-        if not below and path[0] != "kafka":
+        if not below and path[0] not in ("kafka", "index"):
             continue  # of a system, a pipeline, or no setting of a file
         block = document.data
         for part in path[:-1]:

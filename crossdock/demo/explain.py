@@ -12,6 +12,7 @@ from schemas.codec import decode, decode_event
 from schemas.event import EventValue, header
 from schemas.receipt import ReceiptRecord
 from streams.admin import Admin
+from streams.topics import PipelineTopics
 
 _MOST_DELAYED = sa.text(
     "SELECT f.carrier, f.flight, f.origin, f.dest, f.sched_dep, f.arr_delay, e.write_id FROM flights f "
@@ -30,8 +31,9 @@ def explained(stage: Stage) -> Iterator[str]:
     if row is None:
         return
     event_id = row.write_id.split("/", 3)[3].rpartition("/")[0]
-    with Admin(stage.broker.bootstrap) as admin:
-        event, receipt = _event(admin, event_id), _receipt(admin, row.write_id)
+    topics = topics_of("delay-risk", stage.addresses.prefix)
+    with Admin(stage.addresses.kafka) as admin:
+        event, receipt = _event(admin, topics, event_id), _receipt(admin, topics, row.write_id)
     yield f"{row.carrier} {row.flight} {row.origin} -> {row.dest}, planned {row.sched_dep}: {row.arr_delay} min late"
     yield f"  change   {event_id}"
     if event is not None:
@@ -49,17 +51,17 @@ def _answer(event: EventValue) -> Iterator[str]:
     yield f"  answer   {answer.get('model')} {answer.get('version')} ({str(answer.get('digest'))[:12]}): {output}"
 
 
-def _event(admin: Admin, event_id: str) -> EventValue | None:
+def _event(admin: Admin, topics: PipelineTopics, event_id: str) -> EventValue | None:
     """The first of its kind: a redelivery carries the same answer."""
-    for record in admin.read(topics_of("delay-risk").enriched.name):
+    for record in admin.read(topics.enriched.name):
         if header(record.headers, "ce_id") == event_id:
             return decode_event(record.value)
     return None
 
 
-def _receipt(admin: Admin, write_id: str) -> ReceiptRecord | None:
+def _receipt(admin: Admin, topics: PipelineTopics, write_id: str) -> ReceiptRecord | None:
     looked_for = write_id.encode()
-    for record in admin.read(topics_of("delay-risk").receipts.name):
+    for record in admin.read(topics.receipts.name):
         if looked_for in record.value:
             return decode(record.value, ReceiptRecord)
     return None

@@ -2,17 +2,19 @@
 
 import itertools
 import json
+import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from connectors.clock import Clock, SystemClock
-from connectors.errors import Fatal, Retriable
+from connectors.errors import ConfigError, Fatal, Retriable
 from crossdock.checker.judge import Verdict
 from crossdock.demo import dataset
 from crossdock.demo.explain import explained
 from crossdock.demo.faults import Scene, faults_of
+from crossdock.demo.given import GivenKafka, GivenPostgres
 from crossdock.demo.naive import NaivePoller
 from crossdock.demo.play import Play
 from crossdock.demo.screen import Flow, Screen, print_json
@@ -45,17 +47,28 @@ class Options:
     stop: bool = False
     folder: Path = DEFAULT_FOLDER
     seconds: float = SECONDS
+    kafka: str | None = None
+    postgres: str | None = field(default=None, repr=False)
+    """Its password is shown nowhere."""
+
+    def refuse(self) -> None:
+        """Raises ConfigError for options that exclude each other."""
+        if self.broker_down and self.kafka is not None:
+            raise ConfigError("--broker-down stops the demo's own broker, and with --kafka there is none: omit one")
 
 
 def run(options: Options) -> int:
     """Plays the demo. Returns 0 if every change is accounted for, else 1."""
     clock = SystemClock()
+    options.refuse()
     if options.stop:
-        found = stop_kept(options.folder)
-        print(f"ended what ran under {options.folder}" if found else f"nothing runs under {options.folder}")
+        left = stop_kept(options.folder, options.postgres)
+        print(f"nothing runs under {options.folder}" if left is None else f"ended what ran under {options.folder}")
+        print(*left or (), sep="\n", end="\n" if left else "")
         return 0
     if (options.folder / "stage.json").is_file():
         raise Fatal(f"a demo was left running under {options.folder}; end it with `crossdock demo --stop`")
+    signal.signal(signal.SIGTERM, _interrupt)
     screen = Screen(clock, for_program=options.as_json)
     demo = Demo(options, clock, screen)
     try:
@@ -69,6 +82,11 @@ def run(options: Options) -> int:
     return 0 if good else 1
 
 
+def _interrupt(number: int, frame: object) -> None:  # noqa: ARG001 - signal's own signature
+    """SIGTERM ends what was started, as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
 class Demo:
     """One run of the demo."""
 
@@ -76,7 +94,12 @@ class Demo:
         self._options, self._clock, self._screen = options, clock, screen
         self._began = clock.monotonic()
         self._played = 0.0
-        self.stage = Stage(options.folder, clock)
+        self.stage = Stage(
+            options.folder,
+            clock,
+            kafka=None if options.kafka is None else GivenKafka(options.kafka),
+            postgres=None if options.postgres is None else GivenPostgres(options.postgres),
+        )
         self.workers: list[Supervised] = []
         self._usage = Usage()
         self._events = 0
@@ -117,7 +140,8 @@ class Demo:
             return
         for worker in self.workers:
             worker.stop()
-        self.stage.stop()
+        for left in self.stage.stop():
+            self._screen.say(left)
 
     def tell(self, found: dict[str, Verdict]) -> None:
         """The account, and what comes next, for people."""
@@ -140,7 +164,8 @@ class Demo:
             addresses = self.stage.addresses
             say(f"left running: kafka {addresses.kafka}, flightops {addresses.flightops},")
             say(f"              registry {addresses.registry}/registry?wsdl, stations {addresses.stations}/api;")
-            say("              end it with: crossdock demo --stop")
+            again = " --postgres URL" if self._options.postgres is not None else ""
+            say(f"              end it with: crossdock demo --stop{again}")
         say(f"everything lies under {self.stage.folder}; remove it with: rm -r {self.stage.folder}")
         say("next: crossdock lint config    crossdock --help    make test")
 
@@ -157,6 +182,7 @@ class Demo:
                 "stations": {"url": f"{addresses.stations}/api"},
             },
             "kafka": addresses.kafka,
+            "prefix": addresses.prefix,
             "events": self._events,
             "events_per_second": round(self._events / max(self._played, 0.001), 1),
             "cpu_seconds_per_million": round(self._cpu_per_million(), 1),
@@ -173,9 +199,14 @@ class Demo:
         screen.say(
             "[bold]crossdock demo[/bold]: New York's flights, aircraft and weather, " + what + ", as live days at speed"
         )
-        screen.say(f"  starts Apache Kafka, PostgreSQL, a SOAP and a REST service under {self.stage.folder}")
+        own = ["Apache Kafka"] * (options.kafka is None) + ["PostgreSQL"] * (options.postgres is None)
+        screen.say(
+            f"  starts {''.join(f'{each}, ' for each in own)}a SOAP and a REST service under {self.stage.folder}"
+        )
         if options.full:
             screen.done("data", str(dataset.full_folder(dataset.default_cache())))
+        for old in self.stage.folder.glob("index.db*"):
+            old.unlink()
         self.stage.start(screen.done)
         for _ in range(options.workers):
             self._start_worker()
@@ -185,7 +216,8 @@ class Demo:
         number = len(self.workers)
         command = [sys.executable, "-m", "crossdock", "run", str(configuration_folder())]
         command += ["--no-supervise", "--instance", str(number)]
-        worker = Supervised(command, self._clock, log_file=self._log_of(number), environ=self.stage.environ)
+        environ = self.stage.environ | {"CROSSDOCK_INDEX__URL": f"sqlite:///{self.stage.folder / 'index.db'}"}
+        worker = Supervised(command, self._clock, log_file=self._log_of(number), environ=environ)
         worker.start()
         self.workers.append(worker)
         self._screen.done(f"worker {number}", str(self._log_of(number)))
@@ -213,7 +245,7 @@ class Demo:
                 quiet_since = moved_at = self._clock.monotonic()
                 continue
             try:
-                admin = admin or Admin(self.stage.broker.bootstrap)
+                admin = admin or Admin(self.stage.addresses.kafka)
                 flows = self._flows(admin)
             except Retriable:
                 continue  # the broker is just starting, or moving its coordinators
@@ -241,14 +273,14 @@ class Demo:
                 raise Fatal(f"a worker {why}; its log is {self._log_of(number)}")
 
     def _flows(self, admin: Admin) -> dict[str, Flow]:
-        flows = {}
+        flows, prefix = {}, self.stage.addresses.prefix
         for pipeline in TARGETS:
-            topics = topics_of(pipeline)
+            topics = topics_of(pipeline, prefix)
             flows[pipeline] = Flow(
                 read=sum(admin.size(each.name) for each in topics.to_enrich),
                 scored=sum(admin.size(each.name) for each in topics.to_write),
                 settled=admin.size(topics.receipts.name),
-                behind=behind(admin, pipeline),
+                behind=behind(admin, pipeline, prefix),
             )
         return flows
 

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 
 from connectors.clock import Clock, SystemClock
 from crossdock.demo.aircraft import AircraftRegister
-from crossdock.demo.registry_operations import Fault, Operations, Quirks
+from crossdock.demo.registry_operations import Fault, LostReply, Operations, Quirks
+from crossdock.demo.whims import Whims
 
 USER = "crossdock"
 LARGEST_REQUEST = 32 * 1024 * 1024
@@ -117,6 +118,8 @@ class Handler(BaseHTTPRequestHandler):
             answer = self.registry.operations.call(body)
         except Fault as fault:
             self._answer(fault.status, fault.envelope(), "text/xml; charset=utf-8", fault.headers)
+        except LostReply:
+            self.close_connection = True
         else:
             self._answer(200, answer, "text/xml; charset=utf-8")
 
@@ -146,12 +149,22 @@ def main() -> None:
     )
     parser.add_argument("--rejected", metavar="TAIL", help="a tail number whose priority is never accepted")
     parser.add_argument("--faulty", metavar="TAIL", help="a tail number whose update fails its whole call with a fault")
+    parser.add_argument(
+        "--locking", type=float, default=0.0, metavar="SHARE", help="updates that find their aircraft open elsewhere"
+    )
+    Whims.add_options(parser)
     chosen = parser.parse_args()
     password = os.environ.get("REGISTRY_PASSWORD")
     if not password:
         parser.error("the environment variable REGISTRY_PASSWORD is not set")
     rejected, faulty = ({each} if each else set() for each in (chosen.rejected, chosen.faulty))
-    quirks = Quirks(busy_every=chosen.busy_every, rejected=rejected, faulty=faulty)
+    quirks = Quirks(
+        busy_every=chosen.busy_every,
+        rejected=rejected,
+        faulty=faulty,
+        locking=chosen.locking,
+        whims=Whims.chosen(chosen),
+    )
     server = RegistryServer(chosen.folder, chosen.wsdl, password, chosen.port, quirks=quirks)
     print(f"registry answers on {server.address}", flush=True)
     try:

@@ -1,6 +1,7 @@
 """The three operations of the aircraft register, from request envelope to answer envelope."""
 
 import itertools
+import random
 import secrets
 import threading
 from collections.abc import Iterable
@@ -12,7 +13,9 @@ from lxml import etree
 
 from connectors.clock import Clock
 from crossdock.demo.aircraft import COLUMNS, SCORED, Aircraft, AircraftRegister, Position, instant, microseconds
+from crossdock.demo.whims import LOGIN_PAGE, SLOW_SECONDS, Whim, Whims
 
+LOCK_SECONDS = 8.0
 NAMESPACE = "urn:crossdock:registry:1"
 SOAP = "http://schemas.xmlsoap.org/soap/envelope/"
 _HEAD = f'<?xml version="1.0" encoding="UTF-8"?><soap:Envelope xmlns:soap="{SOAP}"><soap:Body>'
@@ -33,9 +36,12 @@ class Quirks:
     """Tail numbers whose update is answered REJECTED."""
     locked: set[str] = field(default_factory=set)
     """Tail numbers whose update is answered LOCKED."""
+    locking: float = 0.0
+    """Share of the updates that find an aircraft open in another session, which holds it for a while."""
     faulty: set[str] = field(default_factory=set)
     """Tail numbers that fail the whole call with a Client fault, before anything is written."""
     largest_page: int = 1000
+    whims: Whims = field(default_factory=Whims)
 
 
 @dataclass(eq=False)
@@ -51,12 +57,16 @@ class Fault(Exception):
     def envelope(self) -> bytes:
         """SOAP 1.1, with the typed detail of the WSDL."""
         if not self.code:
-            return b"<html><body>Service temporarily unavailable</body></html>"
+            return LOGIN_PAGE if self.status == 200 else b"<html><body>Service temporarily unavailable</body></html>"
         detail = f'<r:{self.detail} xmlns:r="{NAMESPACE}"><r:message>{escape(self.text)}</r:message></r:{self.detail}>'
         return (
             f"{_HEAD}<soap:Fault><faultcode>soap:{self.code}</faultcode><faultstring>{escape(self.text)}</faultstring>"
             f"<detail>{detail}</detail></soap:Fault>{_TAIL}"
         ).encode()
+
+
+class LostReply(Exception):
+    """It is done, and nobody will hear of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,8 @@ class Operations:
         self._register, self._quirks, self._clock = register, quirks, clock
         self._listings: dict[str, _Listing] = {}
         self._calls, self._lock = itertools.count(1), threading.Lock()
+        self._open_until: dict[str, float] = {}
+        self._chance = random.Random(quirks.whims.seed)  # noqa: S311 - no secret
         self.wsdl_text = wsdl.read_bytes()
         self._schema = _types_of(self.wsdl_text)
         self._by_name = {
@@ -139,21 +151,41 @@ class Operations:
         return f"{body}<locator>{locator}</locator><done>false</done>"
 
     def _set_priority(self, request: etree._Element) -> str:
+        whim = self._quirks.whims.next()
+        if whim is Whim.ERROR:
+            raise Fault("", "", "internal error")
+        if whim is Whim.PAGE:
+            raise Fault("", "", "login", 200, {"Content-Type": "text/html"})
         updates = [{etree.QName(field).localname: field.text or "" for field in update} for update in request]
         bad = [update["tailNumber"] for update in updates if update["tailNumber"] in self._quirks.faulty]
         if bad:
             raise Fault("Client", "InvalidRequest", f"{bad[0]} cannot be inspected")
-        return "".join(self._set_one(update) for update in updates)
+        results = "".join(self._set_one(update) for update in updates)
+        if whim is Whim.LOST:
+            raise LostReply
+        if whim is Whim.SLOW:
+            self._clock.sleep(SLOW_SECONDS)
+        return results
 
     def _set_one(self, update: dict[str, str]) -> str:
         tail_number = update["tailNumber"]
         if tail_number in self._quirks.rejected:
             return _result(tail_number, "REJECTED", "this aircraft is exempt from inspection")
-        if tail_number in self._quirks.locked:
+        if tail_number in self._quirks.locked or self._is_open_elsewhere(tail_number):
             return _result(tail_number, "LOCKED", "open in another session")
         values = {name: update.get(name) for name in SCORED}
         status = self._register.score(tail_number, update["sourceVersion"], values)
         return _result(tail_number, status, "no such aircraft" if status == "REJECTED" else None)
+
+    def _is_open_elsewhere(self, tail_number: str) -> bool:
+        now = self._clock.monotonic()
+        with self._lock:
+            until = self._open_until.get(tail_number)
+            if until is None and self._chance.random() < self._quirks.locking:
+                until = self._open_until[tail_number] = now + LOCK_SECONDS
+            if until is not None and until <= now:
+                del self._open_until[tail_number]
+            return until is not None and until > now
 
 
 def _types_of(wsdl: bytes) -> etree.XMLSchema:

@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from connectors.clock import Clock
 from connectors.errors import CrossdockError, Fatal
 from crossdock.broker import Broker
 from crossdock.demo import flightops
+from crossdock.demo.given import GivenKafka, GivenPostgres, cleared
 from crossdock.ports import free_port
 from crossdock.postgres import PostgresServer
 
@@ -25,6 +27,8 @@ Tell = Callable[[str, str], None]
 """What was begun or done, and where."""
 
 STATE = "stage.json"
+PREFIX = "hub"
+"""Of the shipped configuration. On a Kafka that was given, each run has a prefix of its own."""
 
 
 def configuration_folder() -> Path:
@@ -42,9 +46,12 @@ class Addresses:
     registry: str
     stations: str
 
+    prefix: str = PREFIX
+
     def overrides(self) -> dict[str, str]:
         """The environment variables that point the shipped configuration at this stage."""
-        return {
+        prefix = {} if self.prefix == PREFIX else {"CROSSDOCK_KAFKA__PREFIX": self.prefix}
+        return prefix | {
             "CROSSDOCK_KAFKA__BOOTSTRAP": self.kafka,
             "CROSSDOCK_SYSTEMS__FLIGHTOPS__URL": self.flightops,
             "CROSSDOCK_SYSTEMS__REGISTRY__ADDRESS": f"{self.registry}/registry",
@@ -55,9 +62,26 @@ class Addresses:
 class Stage:
     """The demo's servers. Each `start()` begins with empty systems."""
 
-    def __init__(self, folder: Path, clock: Clock, *, registry: Sequence[str] = ()) -> None:
-        """`registry` are further arguments for that system's own command line: its quirks."""
-        self.folder, self._clock, self._registry = folder.absolute(), clock, list(registry)
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        *,
+        registry: Sequence[str] = (),
+        stations: Sequence[str] = (),
+        kafka: GivenKafka | None = None,
+        postgres: GivenPostgres | None = None,
+    ) -> None:
+        """
+        Args:
+            folder: everything of ours lies under it.
+            clock: for waiting.
+            registry, stations: further arguments for these systems' own command lines: their quirks.
+            kafka, postgres: used instead of our own.
+        """
+        self.folder, self._clock = folder.absolute(), clock
+        self._kafka, self._postgres = kafka, postgres
+        self._registry, self._stations = list(registry), list(stations)
         self.passwords = {
             "FLIGHTOPS_PASSWORD": secrets.token_urlsafe(12),
             "REGISTRY_PASSWORD": secrets.token_urlsafe(12),
@@ -72,35 +96,47 @@ class Stage:
 
     @property
     def addresses(self) -> Addresses:
+        kafka, postgres = self._kafka, self._postgres
         return Addresses(
-            kafka=self.broker.bootstrap,
-            flightops=f"postgresql://crossdock@127.0.0.1:{self.postgres.port}/flightops",
+            kafka=self.broker.bootstrap if kafka is None else kafka.bootstrap,
+            flightops=f"postgresql://crossdock@127.0.0.1:{self.postgres.port}/flightops"
+            if postgres is None
+            else postgres.address,
             registry=f"http://127.0.0.1:{self._ports['registry']}",
             stations=f"http://127.0.0.1:{self._ports['stations']}",
+            prefix=PREFIX if kafka is None else kafka.prefix,
         )
 
     @property
     def environ(self) -> dict[str, str]:
         """What a worker of this stage needs."""
-        return {**os.environ, **self.addresses.overrides(), **self.passwords}
+        given = {} if self._postgres is None else self._postgres.secrets()
+        return {**os.environ, **self.addresses.overrides(), **self.passwords, **given}
 
     @property
     def flightops_url(self) -> str:
         """With the password: for the demo's own use, never shown."""
+        if self._postgres is not None:
+            return self._postgres.url
         password = self.passwords["FLIGHTOPS_PASSWORD"]
         return self.addresses.flightops.replace("crossdock@", f"crossdock:{password}@")
 
     def start(self, tell: Tell) -> None:
-        """Starts all four side by side; `tell` hears of each when it is ready."""
+        """Starts all side by side; `tell` hears of each when it is ready. What was given is looked at first."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in ("kafka", "registry", "stations"):
             shutil.rmtree(self.folder / old, ignore_errors=True)
         self.postgres.remove()
-        begin = {
-            "kafka": self.broker.start,
+        if self._postgres is not None:
+            self._postgres.start()
+        if self._kafka is not None:
+            self._kafka.start()
+            tell("kafka", self._kafka.bootstrap)
+        begin = {"kafka": self.broker.start} if self._kafka is None else {}
+        begin |= {
             "flightops": self._start_flightops,
             "registry": lambda: self._serve("registry", "?wsdl", ["--wsdl", str(_wsdl()), *self._registry]),
-            "stations": lambda: self._serve("stations", "", []),
+            "stations": lambda: self._serve("stations", "", self._stations),
         }
         with ThreadPoolExecutor(len(begin)) as pool:
             started = {name: pool.submit(start) for name, start in begin.items()}
@@ -109,8 +145,8 @@ class Stage:
                 tell(name, getattr(self.addresses, name))
         self._remember()
 
-    def stop(self) -> None:
-        """Ends all of it, whatever state it is in."""
+    def stop(self) -> list[str]:
+        """Ends all of it, whatever state it is in. Returns what is still there of ours on servers that were given."""
         for server in self._servers.values():
             server.terminate()
         for server in self._servers.values():
@@ -121,6 +157,7 @@ class Stage:
         _end(self.postgres)
         self.broker.stop()
         (self.folder / STATE).unlink(missing_ok=True)
+        return cleared(self._kafka, self._postgres)
 
     def load(self, system: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
         """A POST to a system's own loader, as its own people would add records."""
@@ -133,8 +170,9 @@ class Stage:
             raise Fatal(f"{system} refused to load: HTTP {error.code} {error.read()[:200]!r}") from error
 
     def _start_flightops(self) -> None:
-        self.postgres.start()
-        self.postgres.create_database("flightops")
+        if self._postgres is None:
+            self.postgres.start()
+            self.postgres.create_database("flightops")
         engine = flightops.connect(self.flightops_url)
         flightops.create(engine)
         engine.dispose()
@@ -169,18 +207,31 @@ class Stage:
             self._clock.sleep(0.05)
 
     def _remember(self) -> None:
-        """What `--stop` needs to end a stage that `--keep` left."""
+        """What `--stop` needs to end a stage that `--keep` left. No password is kept."""
         pids = {name: server.pid for name, server in self._servers.items()}
-        state = {"pids": pids, "postgres": self.postgres.port, "kafka": self.broker.port}
+        state: dict[str, Any] = {"pids": pids, "postgres": self.postgres.port, "kafka": self.broker.port}
+        if self._kafka is not None:
+            state["given_kafka"] = {"bootstrap": self._kafka.bootstrap, "prefix": self._kafka.prefix}
+        if self._postgres is not None:
+            state["given_postgres"] = {"address": self._postgres.address, "database": self._postgres.database}
         (self.folder / STATE).write_text(json.dumps(state))
 
 
-def stop_kept(folder: Path, also: str = "workers.json") -> bool:
-    """Ends what `--keep` left under this folder; False if there is nothing."""
+def stop_kept(folder: Path, postgres_url: str | None = None, also: str = "workers.json") -> list[str] | None:
+    """Ends what `--keep` left under this folder.
+
+    Args:
+        folder: as it was given then.
+        postgres_url: of the server that was given then; without it, its database stays.
+        also: the file of the workers' process ids.
+
+    Returns:
+        What is still there of ours on servers that were given; None if nothing was left running.
+    """
     folder = folder.absolute()
     path = folder / STATE
     if not path.is_file():
-        return False
+        return None
     state = json.loads(path.read_text())
     workers = folder / also
     pids = json.loads(workers.read_text()) if workers.is_file() else {}
@@ -194,7 +245,15 @@ def stop_kept(folder: Path, also: str = "workers.json") -> bool:
         raise Fatal(f"the stage under {folder} could not be ended: {error}") from error
     path.unlink()
     workers.unlink(missing_ok=True)
-    return True
+    return _clear_given(state.get("given_kafka"), state.get("given_postgres"), postgres_url)
+
+
+def _clear_given(kafka: Mapping[str, str] | None, postgres: Mapping[str, str] | None, url: str | None) -> list[str]:
+    given_kafka = None if kafka is None else GivenKafka(**kafka)
+    if postgres is None or url is not None:
+        return cleared(given_kafka, None if postgres is None else GivenPostgres(str(url), postgres["database"]))
+    left = f"the database {postgres['address']} is still there; drop it there (next time: --stop --postgres URL)"
+    return [*cleared(given_kafka), left]
 
 
 def _end(postgres: PostgresServer) -> None:

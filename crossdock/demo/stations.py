@@ -12,11 +12,11 @@ then the server is busy. `python -m crossdock.demo.stations --help` tells how to
 """
 
 import argparse
+import asyncio
 import base64
 import binascii
 import hmac
 import os
-import random
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -37,6 +37,7 @@ from starlette.types import Receive, Scope, Send
 from connectors.clock import Clock, SystemClock
 from crossdock.demo.aircraft import instant, microseconds
 from crossdock.demo.reports import Position, Refusal, Reports
+from crossdock.demo.whims import LOGIN_PAGE, SLOW_SECONDS, Whim, Whims
 
 LARGEST_PAGE = 1000
 RETRY_AFTER = 1.0
@@ -52,9 +53,7 @@ class Quirks:
     """Put into the ETag of a report's own address, as Apache does with `-gzip`."""
     unavailable: set[str] = field(default_factory=set)
     """Ids whose writes are answered 503, without effect."""
-    lost_replies: float = 0.0
-    """Share of the writes whose connection breaks after they were done."""
-    seed: int = 0
+    whims: Whims = field(default_factory=Whims)
 
 
 class Lost(Response):
@@ -80,7 +79,6 @@ class StationsServer:
         """Calls that came before the end of a pause that the server had asked for."""
         self.refused_logins = 0
         self._calls, self._closed_until = 0, 0.0
-        self._random = random.Random(self.quirks.seed)  # noqa: S311
         self._socket = _listening(self.port)
         self.port = self._socket.getsockname()[1]
         routes = [
@@ -166,11 +164,18 @@ class StationsServer:
         name, body = request.path_params["id"], await request.body()
         if name in self.quirks.unavailable:
             raise Refusal(503, "this station is being serviced")
+        whim = self.quirks.whims.next()
+        if whim is Whim.ERROR:
+            raise Refusal(500, "internal error")
+        if whim is Whim.PAGE:
+            return Response(LOGIN_PAGE, media_type="text/html")
         values = _decoded(body, dict[str, float | str | None])
         key, expected = request.headers.get("Idempotency-Key"), request.headers.get("If-Match")
         written = self.reports.write(name, values, body=body, key=key, expected=expected)
-        if self.quirks.lost_replies and self._random.random() < self.quirks.lost_replies:
+        if whim is Whim.LOST:
             return Lost()
+        if whim is Whim.SLOW:
+            await asyncio.sleep(SLOW_SECONDS)
         return _json({"id": name, **written.values}, {"ETag": written.etag})
 
     async def _load(self, request: Request) -> Response:
@@ -221,11 +226,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the logs are kept, and read at the start")
     parser.add_argument("--token-env", default="STATIONS_TOKEN", help="environment variable with the bearer token")
     parser.add_argument("--busy-every", type=int, default=500, help="answer each n-th call with 429; 0 = never")
+    Whims.add_options(parser)
     options = parser.parse_args()
     token = os.environ.get(options.token_env)
     if not token:
         parser.error(f"the environment variable {options.token_env} is not set")
-    server = StationsServer(options.folder, token, options.port, quirks=Quirks(busy_every=options.busy_every))
+    server = StationsServer(
+        options.folder, token, options.port, quirks=Quirks(busy_every=options.busy_every, whims=Whims.chosen(options))
+    )
     print(f"stations: {server.address}", flush=True)
     try:
         server.serve()

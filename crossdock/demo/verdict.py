@@ -9,27 +9,28 @@ from crossdock.checker.history import Committed, Effect, History
 from crossdock.checker.judge import Verdict, judge
 from crossdock.checker.told import of_event, read_topics
 from crossdock.demo import flightops
-from crossdock.demo.stage import Stage
+from crossdock.demo.stage import PREFIX, Stage
 from schemas.change import key_text
 from schemas.version import Version, position_of, position_of_text
 from streams.admin import Admin
 from streams.topics import PipelineTopics, enrich_group, write_group
 
-PREFIX, WORKER_GROUP = "hub", "main"
+WORKER_GROUP = "main"
 TARGETS = {"delay-risk": "flightops", "inspection-priority": "registry", "station-weather": "stations"}
 """The demo's pipelines, and the system that each reads from and writes back to."""
 
 
-def topics_of(pipeline: str) -> PipelineTopics:
-    return PipelineTopics.of(PREFIX, pipeline, 1)  # only the names matter here
+def topics_of(pipeline: str, prefix: str = PREFIX) -> PipelineTopics:
+    return PipelineTopics.of(prefix, pipeline, 1)  # only the names matter here
 
 
 def accounts(stage: Stage) -> dict[str, Verdict]:
     """Reads all logs and topics; some seconds for a year."""
-    with Admin(stage.broker.bootstrap) as admin:
+    prefix = stage.addresses.prefix
+    with Admin(stage.addresses.kafka) as admin:
         found = {}
         for pipeline, system in TARGETS.items():
-            told = read_topics(admin, topics_of(pipeline), waiting=behind(admin, pipeline) > 0)
+            told = read_topics(admin, topics_of(pipeline, prefix), waiting=behind(admin, pipeline, prefix) > 0)
             found[pipeline] = judge(History(_versions(stage, system), _effects(stage, system), told))
         return found
 
@@ -46,11 +47,11 @@ def total(found: Mapping[str, Verdict]) -> dict[str, dict[str, int]]:
     return {name: {column: each.figures[column] for column in COLUMNS} for name, each in found.items()}
 
 
-def behind(admin: Admin, pipeline: str) -> int:
+def behind(admin: Admin, pipeline: str, prefix: str) -> int:
     """Records of a pipeline that some group has not finished with."""
-    topics, system = topics_of(pipeline), TARGETS[pipeline]
-    enriching = admin.positions(enrich_group(PREFIX, WORKER_GROUP), [each.name for each in topics.to_enrich])
-    writing = admin.positions(write_group(PREFIX, system), [each.name for each in topics.to_write])
+    topics, system = topics_of(pipeline, prefix), TARGETS[pipeline]
+    enriching = admin.positions(enrich_group(prefix, WORKER_GROUP), [each.name for each in topics.to_enrich])
+    writing = admin.positions(write_group(prefix, system), [each.name for each in topics.to_write])
     return sum(position.behind for position in [*enriching.values(), *writing.values()])
 
 

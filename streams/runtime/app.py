@@ -4,6 +4,7 @@ Faust's own reading acknowledges an event whose agent raised, and costs 80-95 us
 off by its boot strategy, and our readers feed the channels of its agents.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import mode
@@ -25,6 +26,11 @@ class WorkerApp(faust.App):  # type: ignore[misc]
     """A Faust app without Faust's consumer, web server and tables."""
 
     BootStrategy = _NoKafka
+
+    drain = 0.0
+    """Seconds that work in hand may take at the end."""
+    hurry: Callable[[], None] = staticmethod(lambda: None)
+    """Called when nothing is to be waited for any more."""
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         settings: dict[str, Any] = {

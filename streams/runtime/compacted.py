@@ -9,7 +9,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from mode import Service
 
+from schemas.codec import Undecodable
+from streams.runtime import insides
 from streams.runtime.kafka import Kafka, stop_quietly
+from streams.runtime.lasting import Lasting
+from streams.runtime.pulse import beat
 from streams.topics import Topic
 
 log = logging.getLogger("crossdock.streams.compacted")
@@ -78,6 +82,8 @@ async def committed(kafka: Kafka, partitions: Sequence[TopicPartition]) -> Async
         consumer.assign(list(left))
         await consumer.seek_to_beginning(*left)
         while left:
+            insides.check_errors(consumer)
+            beat()
             for tp, records in (await consumer.getmany(*left, timeout_ms=500)).items():
                 for record in records:
                     if record.offset < left[tp]:
@@ -103,12 +109,15 @@ async def _not_empty(kafka: Kafka, partitions: Sequence[TopicPartition]) -> dict
         await stop_quietly(consumer)
 
 
-class Follower(Service):  # type: ignore[misc]
-    """Follows all partitions of a compacted topic from the beginning, for as long as the worker lives."""
+class Follower(Lasting):
+    """Follows all partitions of a topic from the beginning, or from its end; for as long as the worker lives."""
 
-    def __init__(self, kafka: Kafka, topic: Topic, take: Callable[[ConsumerRecord], None], **kwargs: Any) -> None:
+    def __init__(
+        self, kafka: Kafka, topic: Topic, take: Callable[[ConsumerRecord], None], *, at_end: bool = False, **kwargs: Any
+    ) -> None:
+        """`take` raises Undecodable for a record that it cannot read, which is passed over."""
         super().__init__(**kwargs)
-        self._kafka, self._topic, self._take = kafka, topic, take
+        self._kafka, self._topic, self._take, self._at_end = kafka, topic, take, at_end
         self._consumer: AIOKafkaConsumer | None = None
         self.caught_up = asyncio.Event()
         self.moved = asyncio.Event()
@@ -122,6 +131,8 @@ class Follower(Service):  # type: ignore[misc]
         self._consumer = self._kafka.viewer()
         await self._consumer.start()
         self._consumer.assign([TopicPartition(self._topic.name, n) for n in range(self._topic.partitions)])
+        if self._at_end:
+            await self._consumer.seek_to_end()
 
     async def on_stop(self) -> None:
         if self._consumer is not None:
@@ -133,12 +144,13 @@ class Follower(Service):  # type: ignore[misc]
         ends: dict[TopicPartition, int] | None = None
         while not self.should_stop:
             try:
+                insides.check_errors(self._consumer)
                 if ends is None:
                     ends = await self._consumer.end_offsets(self._consumer.assignment())
                 found = await self._consumer.getmany(timeout_ms=500)
                 for records in found.values():
                     for record in records:
-                        self._take(record)
+                        self._take_one(record)
                 if found:
                     moved, self.moved = self.moved, asyncio.Event()
                     moved.set()
@@ -147,6 +159,19 @@ class Follower(Service):  # type: ignore[misc]
             except KafkaError as error:
                 self.log.warning("follower.interrupted topic=%s error=%r", self._topic.name, error)
                 await self.sleep(1.0)
+
+    def _take_one(self, record: ConsumerRecord) -> None:
+        """One record that nobody can read must not keep every worker from starting."""
+        try:
+            self._take(record)
+        except Undecodable as error:
+            self.log.error(
+                "follower.unreadable topic=%s partition=%d offset=%d reason=%s (passed over)",
+                record.topic,
+                record.partition,
+                record.offset,
+                error,
+            )
 
     async def _look_whether_caught_up(self, ends: dict[TopicPartition, int]) -> None:
         assert self._consumer is not None

@@ -1,25 +1,34 @@
 """What we read and set inside of aiokafka: the only place where a private name of another library is touched.
 
-Each function says what it is needed for; `tests/contract/test_aiokafka.py` fails when aiokafka changes what it rests on.
+Each function says what it is needed for; `tests/contract/test_aiokafka.py` fails when aiokafka changes it.
 """
 
 from collections.abc import Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 
+class Dead(Exception):
+    """A consumer's background work ended for good; only a new consumer helps."""
+
+
 def check_errors(consumer: AIOKafkaConsumer) -> None:
-    """Raises what ended the consumer's background work: it would else be silent for ever.
+    """Raises what a consumer would else keep to itself. Never call it for one that was told to stop.
 
     `getmany()` tells of an error of the coordinator, but not where nothing is fetched; of a fetcher that ended it
     never tells, and finds nothing from then on.
+
+    Raises:
+        Dead: nothing will come any more.
+        KafkaError: what the coordinator has to say; it goes on.
     """
-    consumer._coordinator.check_errors()  # noqa: SLF001
-    fetching = consumer._fetcher.error_future  # noqa: SLF001
-    if fetching.done():
-        raise KafkaError("aiokafka reads no more") from (None if fetching.cancelled() else fetching.exception())
+    coordinator = consumer._coordinator  # noqa: SLF001
+    group = getattr(coordinator, "_coordination_task", None) or coordinator._reset_committed_task  # noqa: SLF001
+    for what, task in (("reads", consumer._fetcher.error_future), ("coordinates", group)):  # noqa: SLF001
+        if task.done():
+            raise Dead(f"aiokafka {what} no more") from (None if task.cancelled() else task.exception())
+    coordinator.check_errors()
 
 
 def identity(consumer: AIOKafkaConsumer) -> tuple[int, str] | None:

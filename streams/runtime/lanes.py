@@ -9,12 +9,14 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from aiokafka import ConsumerRecord, TopicPartition
 
 from connectors.clock import Clock
 from connectors.failpoints import failpoint
+from streams.runtime.lasting import was_cancelled
+from streams.runtime.pulse import living, rest
 from streams.runtime.reader import Batch, Reader
 
 MERGE_RECORDS = 500
@@ -22,6 +24,14 @@ AT_ONCE = 2
 """Lanes of one reader that work at the same time: more would only hold more in memory, as they share one processor."""
 
 Crash = Callable[[BaseException], Awaitable[None]]
+
+
+class _Slots(asyncio.Semaphore):
+    """A lane that waits for its slot is not stuck."""
+
+    async def acquire(self) -> Literal[True]:
+        with rest():
+            return await super().acquire()
 
 
 class Hold:
@@ -35,7 +45,8 @@ class Hold:
         self._lanes.in_hand -= 1
         self._lanes.slots.release()
         try:
-            await asyncio.sleep(seconds)
+            with rest():
+                await asyncio.sleep(seconds)
         finally:
             await self._lanes.slots.acquire()
             self._lanes.in_hand += 1
@@ -98,11 +109,11 @@ class Lanes:
         """
         rules = rules or Rules()
         self._backfills = {each.topic: _Pace(each) for each in rules.backfills}
-        self._backfill_slot = asyncio.Semaphore(1)
+        self._backfill_slot = _Slots(1)
         self._locks: dict[TopicPartition, asyncio.Lock] = {}
         self._in_work: dict[TopicPartition, float] = {}
         self._coalesce = rules.coalesce
-        self.in_hand, self.slots = 0, asyncio.Semaphore(AT_ONCE)
+        self.in_hand, self.slots = 0, _Slots(AT_ONCE)
         self.reader, self._clock, self._work, self._crash, self._aside = reader, clock, work, crash, rules.aside
         self._writes = ".write." in reader.group.name
         self._queues: dict[TopicPartition, tuple[deque[Batch], asyncio.Event]] = {}
@@ -142,17 +153,18 @@ class Lanes:
     async def _lane(self, tp: TopicPartition, known: "asyncio.Task[None]") -> None:
         queue, ready = self._queues[tp]
         try:
-            await asyncio.shield(known)
-            while True:
-                ready.clear()
-                if queue or await self._woken(tp, ready):
-                    await self._gather(tp, queue)
-                    await self._step(tp, queue)
-                else:
-                    await self._look_aside(tp)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - a defect: the supervisor starts the process again
+            with living(self.reader.pulse(tp)):
+                await asyncio.shield(known)
+                while True:
+                    ready.clear()
+                    if queue or await self._woken(tp, ready):
+                        await self._gather(tp, queue)
+                        await self._step(tp, queue)
+                    else:
+                        await self._look_aside(tp)
+        except BaseException as error:  # a defect: the supervisor starts the process again
+            if isinstance(error, asyncio.CancelledError) and was_cancelled():
+                raise
             self.reader.work_raised = True
             await self._crash(error)
 
@@ -180,9 +192,10 @@ class Lanes:
         async with contextlib.AsyncExitStack() as stack:
             if pace is not None:
                 await stack.enter_async_context(self._backfill_slot)
-            await stack.enter_async_context(self._alone(tp))
+            with rest():
+                await stack.enter_async_context(self._alone(tp))
             await stack.enter_async_context(self.slots)
-            batches = _merged(queue)
+            batches = _merged(queue, min(MERGE_RECORDS, self.reader.group.batch))
             if not batches:
                 return
             records = [record for batch in batches for record in batch.records]
@@ -213,8 +226,9 @@ class Lanes:
 
     async def _yield_to_live(self, pace: "_Pace") -> None:
         """Returns when it is the backfill's turn: live records are in time, and its rate has room."""
-        while self._age(pace.of.live) > pace.of.late or pace.free_at > self._clock.monotonic():  # noqa: ASYNC110 - time
-            await asyncio.sleep(YIELD)
+        while self._age(pace.of.live) > pace.of.late or pace.free_at > self._clock.monotonic():
+            with rest():
+                await asyncio.sleep(YIELD)
 
     def _age(self, topic: str) -> float:
         """Seconds since the oldest record of a topic that waits or is worked on came to Kafka; 0 if there is none."""
@@ -230,7 +244,8 @@ class Lanes:
             left = _came(queue) + wait - self._clock.now().timestamp()
             if left <= 0:
                 return
-            await asyncio.sleep(min(left, YIELD))
+            with rest():
+                await asyncio.sleep(min(left, YIELD))
 
 
 class _Pace:
@@ -253,11 +268,11 @@ def _came(queue: "deque[Batch]") -> float:
     return float(queue[0].records[0].timestamp) / 1000
 
 
-def _merged(queue: "deque[Batch]") -> list[Batch]:
+def _merged(queue: "deque[Batch]", limit: int) -> list[Batch]:
     """The first batches that wait, as many as one piece of work may hold; those that were given up are dropped."""
     batches: list[Batch] = []
     size = 0
-    while queue and (not batches or size + len(queue[0].records) <= MERGE_RECORDS):
+    while queue and (not batches or size + len(queue[0].records) <= limit):
         batch = queue.popleft()
         if batch.live:
             batches.append(batch)

@@ -13,7 +13,6 @@ be trusted is not read: see `starting.py`.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -30,48 +29,20 @@ from mode import Service
 from connectors.clock import Clock
 from connectors.errors import Fatal
 from connectors.failpoints import failpoint
+from streams.metrics import METRICS
 from streams.runtime import insides
 from streams.runtime.attempts import CRASHES, Attempts
+from streams.runtime.group import Group
 from streams.runtime.kafka import Kafka, stop_quietly
+from streams.runtime.lasting import Lasting, crashing, unless
+from streams.runtime.pulse import Pulse
 from streams.runtime.starting import AtTheCommit, Starting
-from streams.runtime.window import READ_RECORDS, Open, parts
+from streams.runtime.window import READ_RECORDS, Batch, Open, parts
+
+__all__ = ["Batch", "Group", "Reader"]
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A consumer group as one worker joins it."""
-
-    name: str
-    topics: tuple[str, ...]
-    instance: str
-    drain: float
-    """Seconds that work in hand may take when partitions are taken away."""
-
-    @property
-    def rebalance_timeout(self) -> float:
-        return max(30.0, self.drain + 10.0)
-
-
-class Batch:
-    """Consecutive records of one partition: the item of a channel."""
-
-    __slots__ = ("_reader", "epoch", "records", "tp")
-
-    def __init__(self, reader: "Reader", epoch: int, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
-        self._reader, self.epoch, self.tp, self.records = reader, epoch, tp, records
-
-    @property
-    def live(self) -> bool:
-        """False once the partition was given up: the batch will be delivered again, here or elsewhere."""
-        return self.epoch == self._reader.epoch and not self._reader.giving_up
-
-    def acknowledge(self) -> None:
-        """Every output of these records is with the broker. Without effect if the partition was given up meanwhile."""
-        if self.epoch == self._reader.epoch:
-            self._reader.closed(self)
-
-
-class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
+class Reader(Lasting, ConsumerRebalanceListener):  # type: ignore[misc]
     """One group of one worker. `begin`, `settle` and `abandon` are the lanes': start for an assignment, let work end in
     time, give up the rest.
     """
@@ -91,6 +62,11 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.begin: Callable[[Sequence[TopicPartition]], None] = _nothing_begins
         self.settle: Callable[[float], Awaitable[None]] = _nothing
         self.abandon: Callable[[], Awaitable[None]] = _nothing_at_all
+        self.hurry = asyncio.Event()
+        """Set: nothing is waited for any more; what is in hand is given up."""
+        self._abandoned = False
+        """What was given up may still be in a thread: the next owner must not begin before this process has ended."""
+        self._pulses: dict[TopicPartition, Pulse] = {}
         self._kafka, self._clock, self._deliver = kafka, clock, deliver
         self._consumer: AIOKafkaConsumer | None = None
         self._open: dict[TopicPartition, Open] = {}
@@ -125,6 +101,10 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         since = [delivered for state in self._open.values() for _, _, delivered in state.batches.values()]
         return self._clock.monotonic() - min(since) if since else 0.0
 
+    @property
+    def open_records(self) -> int:
+        return sum(state.records for state in self._open.values())
+
     def closed(self, batch: Batch) -> None:
         """Takes a batch out of the open ones; the next commit may pass it."""
         state = self._open.get(batch.tp)
@@ -134,7 +114,19 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if found is not None:
             state.records -= found[0]
             state.size -= found[1]
+            self.pulse(batch.tp).beat()
             self._room.set()
+
+    def pulse(self, tp: TopicPartition) -> Pulse:
+        """Of the lane of a partition."""
+        if tp not in self._pulses:
+            self._pulses[tp] = Pulse(f"{self.group.name} {tp.topic}/{tp.partition}", self._clock)
+        return self._pulses[tp]
+
+    @property
+    def pulses(self) -> list[Pulse]:
+        """Of the lanes that have something to do."""
+        return [self.pulse(tp) for tp, state in self._open.items() if state.batches]
 
     def waits(self, tp: TopicPartition) -> None:
         """Work waits for a sick system: a crash meanwhile is not its fault."""
@@ -152,8 +144,11 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         await self._give_up()
         await self._tell(last=True)
         if self._consumer is not None:
+            if not (self.crashed or self._abandoned):
+                insides.leave_at_stop(self._consumer)  # else it would be missed for a whole session
             await stop_quietly(self._consumer)
 
+    @crashing
     async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - aiokafka's signature
         self._rebalances += 1
         self.giving_up = True
@@ -161,12 +156,13 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.epoch += 1
         self._open, self._position, self._committed = {}, {}, {}
 
+    @crashing
     async def on_partitions_assigned(self, assigned: Any) -> None:
         self._rebalances += 1
         self.epoch += 1
-        self._open = {tp: Open({}) for tp in assigned}
+        self._open, self._pulses = {tp: Open({}) for tp in assigned}, {}
         self._position, self._committed = {}, {}
-        self._attempts, self._take_back = Attempts(), set()
+        self._attempts, self._take_back, self._shut = Attempts(), set(), set()
         self._rewind_due, self.giving_up = True, self.should_stop
         self._room.set()
         self.begin(sorted(self._open))
@@ -175,7 +171,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def _give_up(self) -> None:
         """Work in hand may end within the drain time; what is left will be delivered again."""
         failpoint("reader_before_give_up")
-        await self.settle(self._clock.monotonic() + self.group.drain)
+        deadline = self._clock.monotonic() + self.group.drain
+        await unless(self.hurry, self.settle(deadline))
+        self._abandoned = self.hurry.is_set() or self._clock.monotonic() >= deadline
         await self.abandon()
         if not self.work_raised:
             self._take_back.update(self._open)
@@ -197,7 +195,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             self._committed.update(low)
             for tp in low:
                 self._attempts.passed(tp)
+            METRICS.count("crossdock_commits", 1, self.group.name, "done")
         except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError) as error:
+            METRICS.count("crossdock_commits", 1, self.group.name, "refused")
             self.log.warning("commit.refused group=%s error=%r (these records come again)", self.group.name, error)
 
     @Service.timer(1.0)  # type: ignore[untyped-decorator]
@@ -280,7 +280,9 @@ class Reader(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         now, batches = self._clock.monotonic(), []
         for tp, records in found.items():
             state = self._open[tp]
-            for part, size in parts(records):
+            if not state.batches:
+                self.pulse(tp).beat()
+            for part, size in parts(records, self.group.batch):
                 state.batches[part[0].offset] = (len(part), size, now)
                 state.records += len(part)
                 state.size += size

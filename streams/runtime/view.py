@@ -38,6 +38,10 @@ class View:
     ) -> None:
         await stop_quietly(self._consumer)
 
+    async def beginning(self, tp: TopicPartition) -> int:
+        """The offset of the first record that has not expired."""
+        return int((await self._consumer.beginning_offsets([tp]))[tp])
+
     async def end(self, tp: TopicPartition) -> int:
         """The offset after the last committed record."""
         return int((await self._consumer.end_offsets([tp]))[tp])

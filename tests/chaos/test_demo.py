@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+
+from crossdock.broker import Broker
+from crossdock.ports import free_port
+from streams.admin import Admin
+from streams.topics import Topic
+from tests.conftest import Database
 
 JANUARY = 27_004
 
@@ -61,3 +68,32 @@ def test_workers_that_come_and_go_move_nothing_twice(tmp_path: Path) -> None:
     found = demo(tmp_path, "--scale", "3", "--seconds", "30")
     assert_that_every_change_is_accounted_for(found)
     assert found["said"].count("scaled") == 2
+
+
+@pytest.mark.chaos
+def test_the_demo_plays_on_servers_that_were_given_and_leaves_nothing_on_them(
+    tmp_path: Path, postgres: Database
+) -> None:
+    """I1, I2: a broker and a PostgreSQL that run already; what others have there stays, what the demo made goes."""
+    broker = Broker(tmp_path / "kafka", port=free_port())
+    broker.start()
+    try:
+        with Admin(broker.bootstrap) as admin:
+            admin.ensure([Topic("somebody.elses", 1)])
+        url = sa.make_url(postgres.url).set(password=postgres.password)
+        given = ("--kafka", broker.bootstrap, "--postgres", url.render_as_string(hide_password=False))
+        found = demo(tmp_path / "demo", *given, "--kill", "1", "--seconds", "20")
+        with Admin(broker.bootstrap) as admin:
+            there = {topic for topic, _ in admin.spans(["somebody.elses", f"{found['prefix']}.crossdock.offsets"])}
+    finally:
+        broker.stop()
+    assert_that_every_change_is_accounted_for(found)
+    assert found["kafka"] == broker.bootstrap
+    assert there == {"somebody.elses"}
+    engine = postgres.engine()
+    with engine.connect() as connection:
+        names = set(connection.execute(sa.text("SELECT datname FROM pg_database")).scalars())
+    engine.dispose()
+    assert not {name for name in names if name.startswith("crossdock_demo_")}
+    logs = "".join(path.read_text(errors="replace") for path in (tmp_path / "demo").glob("*.log"))
+    assert f":{postgres.password}@" not in json.dumps(found) + logs

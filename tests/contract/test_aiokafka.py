@@ -3,25 +3,29 @@ the place. The private names stand in `streams/runtime/insides.py` and nowhere e
 
 | relied on | where |
 |---|---|
-| `_coordinator.generation`, `.member_id`: a static member that comes again has a new id in the same generation | `insides.identity`, `Reader._guard_instance` |
+| `_coordinator.generation`, `.member_id`: two processes of one name: same generation, new id | `insides.identity` |
 | `_coordinator.fetch_committed_offsets`: the metadata, which `committed()` hides | `insides.committed_with_metadata` |
 | `_coordinator._group_instance_id`: `stop()` leaves the group only where it is None | `insides.leave_at_stop` |
-| `_coordinator.check_errors`: raises what ended the group's work, once | `insides.check_errors` |
+| `_coordinator.check_errors`: raises an error of the group, once | `insides.check_errors` |
+| `_coordinator._coordination_task`, `._reset_committed_task`: done when it works no more | `insides.check_errors` |
 | `_fetcher.error_future`: done when reading has ended, of which `getmany()` says nothing | `insides.check_errors` |
 | an exception of a rebalance listener is logged and forgotten | `Reader`, `Ownership` |
 | `seek_to_committed()` does nothing for offset 0 or None | `Reader._rewind` |
-| `getmany()` waits through a rebalance and returns records of the new assignment, moving its positions | `Reader._read_once` |
+| `getmany()` waits through a rebalance, and then moves the positions of the new assignment | `Reader._read_once` |
 | `getmany(max_records=)` is kept | `READ_RECORDS` |
 | no offset and `auto_offset_reset="none"` raises `NoOffsetForPartitionError` | `Reader._read_once` |
 | the position passes over transaction markers, and aborted records are never seen | `Reader._pass_markers` |
 | `max_poll_interval_ms`: who fetches nothing for so long leaves, and never comes again | `Kafka.member` |
-| `BatchBuilder.append()` is None when full or closed, never for the first; an open one takes other senders' records | `publisher.send` |
+| `BatchBuilder.append()` is None when full or closed, never for the first record | `publisher.send` |
+| a `BatchBuilder` that is open takes the records of other senders | `publisher.send` |
 | `send_batch()` waits while the partition has a batch that was not yet taken | `Publisher` |
 | after a refused batch an idempotent producer is refused for that partition for ever | `Publisher` |
 | a fenced producer raises `ProducerFenced`, and `AssertionError` from then on | `TaskTransactions.commit` |
 | outside of a transaction `send_batch()` raises `IllegalOperation` | `TaskTransactions` |
 | `stop()` waits for a broker that is away | `stop_quietly` |
 | the names of its loggers | `quiet_logs` |
+| `protocol.api` and `client.send()` take a request that aiokafka itself does not know | `topic_ids` |
+| the range assignor gives one number in several topics to one member | `Kafka.member` |
 """
 
 import asyncio
@@ -29,7 +33,7 @@ import itertools
 import logging
 import pkgutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -54,7 +58,12 @@ from crossdock.ports import free_port
 from streams.admin import Admin
 from streams.runtime import insides
 from streams.runtime.kafka import LOGGERS, Kafka, stop_quietly
+from streams.runtime.topic_ids import topic_ids
 from streams.topics import Topic
+
+pytestmark = pytest.mark.filterwarnings(  # clients that a test makes fail leave their sockets to the collector
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +173,8 @@ async def test_a_static_member_that_comes_again_has_a_new_id_in_the_same_generat
 
 
 async def _reads_and_has_another_id(consumer: AIOKafkaConsumer, before: tuple[int, str]) -> bool:
-    try:
+    with suppress(NoOffsetForPartitionError):
         await consumer.getmany(timeout_ms=100)
-    except NoOffsetForPartitionError:
-        pass
     now = insides.identity(consumer)
     return now is not None and now[0] == before[0] and now[1] != before[1]
 
@@ -218,11 +225,33 @@ async def test_a_reading_that_ended_is_told_inside_while_getmany_finds_nothing_f
         raise ZeroDivisionError("a defect of the fetcher")
 
     monkeypatch.setattr(consumer._fetcher, "_get_actions_per_node", broken)
-    await eventually(lambda: consumer._fetcher.error_future.done())
+    await eventually(consumer._fetcher.error_future.done)
     await produce(kafka, topic, 3)
     assert await consumer.getmany(timeout_ms=1500) == {}
-    with pytest.raises(KafkaError, match="reads no more"):
+    with pytest.raises(insides.Dead, match="reads no more"):
         insides.check_errors(consumer)
+
+
+async def test_a_group_whose_work_ended_is_told_inside(
+    member: Callable[..., Awaitable[AIOKafkaConsumer]], kafka: Kafka
+) -> None:
+    consumer = await member()
+    consumer._coordinator._coordination_task.cancel()
+    await eventually(consumer._coordinator._coordination_task.done)
+    with pytest.raises(insides.Dead, match="coordinates no more"):
+        insides.check_errors(consumer)
+    viewer = kafka.viewer()
+    await viewer.start()
+    try:
+        insides.check_errors(viewer)
+        viewer._coordinator._reset_committed_task.cancel()
+        await eventually(viewer._coordinator._reset_committed_task.done)
+        with pytest.raises(insides.Dead, match="coordinates no more"):
+            insides.check_errors(viewer)
+    finally:
+        with suppress(asyncio.CancelledError):  # `stop()` awaits what the test cancelled
+            await viewer.stop()
+        await viewer._client.close()
 
 
 class Listener(ConsumerRebalanceListener):
@@ -324,9 +353,7 @@ async def test_without_an_offset_and_a_reset_reading_raises(
 ) -> None:
     consumer = await member()
     with pytest.raises(NoOffsetForPartitionError):
-        async with asyncio.timeout(20):
-            while True:
-                await consumer.getmany(timeout_ms=200)
+        await eventually(lambda: consumer.getmany(timeout_ms=200), 20)
 
 
 async def test_aborted_records_are_never_seen_and_the_position_passes_over_the_markers(
@@ -489,6 +516,47 @@ async def test_the_end_of_a_producer_waits_for_a_broker_that_is_away_and_its_bat
         assert (await sent).offset == 1
     finally:
         await asyncio.to_thread(broker.stop)
+
+
+async def test_a_topic_tells_its_id_and_one_that_was_made_anew_another(
+    broker: Broker, kafka: Kafka, topic: str
+) -> None:
+    first = await topic_ids(kafka, [topic, "none-such"])
+    assert list(first) == [topic]
+
+    def make_anew() -> None:
+        admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+        try:
+            admin.delete_topics([topic])
+        finally:
+            admin.close()
+
+    await asyncio.to_thread(make_anew)
+    await eventually(lambda: _is_gone(kafka, topic))
+    await asyncio.to_thread(make_topic, broker, Topic(topic, 2))
+    assert (await topic_ids(kafka, [topic]))[topic] != first[topic]
+
+
+async def _is_gone(kafka: Kafka, topic: str) -> bool:
+    return not await topic_ids(kafka, [topic])
+
+
+async def test_one_number_in_several_topics_has_one_owner(
+    kafka: Kafka, broker: Broker, topic: str, stack: AsyncExitStack
+) -> None:
+    other = f"{topic}-other"
+    await asyncio.to_thread(make_topic, broker, Topic(other, 2))
+    consumers = []
+    for instance in ("0", "1"):
+        consumer = kafka.member(f"{topic}.group", instance, 30)
+        consumer.subscribe([topic, other])
+        stack.push_async_callback(stop_quietly, consumer)
+        await consumer.start()
+        consumers.append(consumer)
+    await eventually(lambda: all(len(each.assignment()) == 2 for each in consumers))
+    for consumer in consumers:
+        (number,) = {tp.partition for tp in consumer.assignment()}
+        assert consumer.assignment() == {TopicPartition(topic, number), TopicPartition(other, number)}
 
 
 def test_the_loggers_whose_lines_we_limit_are_all_that_there_are() -> None:

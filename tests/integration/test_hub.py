@@ -2,10 +2,8 @@
 
 import base64
 import json
-import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -14,18 +12,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hubs import Hub
 
 from connectors.clock import SystemClock
 from crossdock.demo import dataset, flightops
-from crossdock.demo.stage import Stage, configuration_folder
-from crossdock.demo.verdict import topics_of
-from crossdock.supervisor import Supervised
-from schemas.codec import decode, decode_event
-from schemas.dead_letter import DeadLetter
-from schemas.event import EventValue
+from crossdock.demo.stage import Stage
 from schemas.outcome import Fate
 from schemas.receipt import ReceiptRecord
-from streams.admin import Admin
 
 COUNT = 30
 PLANES = [row for _, row in zip(range(COUNT), dataset.planes(), strict=False)]
@@ -38,67 +31,6 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     stage.start(lambda what, where: None)
     yield stage
     stage.stop()
-
-
-class Hub:
-    """One worker on a copy of the shipped configuration."""
-
-    def __init__(self, stage: Stage, folder: Path) -> None:
-        self.stage, self.folder = stage, Path(shutil.copytree(configuration_folder(), folder))
-        self.log = folder.parent / "worker.log"
-        self._worker: Supervised | None = None
-
-    def change(self, pipeline: str, old: str, new: str) -> None:
-        path = self.folder / "pipelines" / f"{pipeline}.yaml"
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new))
-
-    def only(self, pipeline: str) -> None:
-        for path in (self.folder / "pipelines").iterdir():
-            if path.stem != pipeline:
-                path.unlink()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "crossdock", "run", str(self.folder), "--no-supervise"]
-        self._worker = Supervised(command, SystemClock(), log_file=self.log, environ=self.stage.environ)
-        self._worker.start()
-
-    def receipts(self, pipeline: str, count: int, seconds: float = 60) -> dict[Any, list[ReceiptRecord]]:
-        """Receipts by key, once there are so many."""
-        end = time.monotonic() + seconds
-        with Admin(self.stage.broker.bootstrap) as admin:
-            while True:
-                found = [decode(each.value, ReceiptRecord) for each in admin.read(topics_of(pipeline).receipts.name)]
-                if len(found) >= count:
-                    break
-                assert time.monotonic() < end, f"{len(found)} receipts; {self.log.read_text()[-2000:]}"
-                time.sleep(0.2)
-        by_key: dict[Any, list[ReceiptRecord]] = {}
-        for each in found:
-            by_key.setdefault(next(iter(each.key.values())), []).append(each)
-        return by_key
-
-    def changes(self, pipeline: str, count: int, seconds: float = 60) -> None:
-        """Returns once there are so many changes on Kafka."""
-        end = time.monotonic() + seconds
-        with Admin(self.stage.broker.bootstrap) as admin:
-            while sum(1 for _ in admin.read(topics_of(pipeline).changes.name)) < count:
-                assert time.monotonic() < end, self.log.read_text()[-2000:]
-                time.sleep(0.1)
-
-    def enriched(self, pipeline: str) -> list[EventValue]:
-        """The events, oldest last: the first of a redelivery counts."""
-        with Admin(self.stage.broker.bootstrap) as admin:
-            return [decode_event(each.value) for each in admin.read(topics_of(pipeline).enriched.name)][::-1]
-
-    def letters(self, pipeline: str) -> list[DeadLetter]:
-        with Admin(self.stage.broker.bootstrap) as admin:
-            return [decode(each.value, DeadLetter) for each in admin.read(topics_of(pipeline).dead.name)]
-
-    def stop(self) -> None:
-        if self._worker is not None:
-            self._worker.stop()
 
 
 @pytest.fixture
@@ -121,12 +53,7 @@ def test_a_flight_that_the_database_refuses_is_one_dead_letter_and_the_others_ar
     hub: Hub, stage: Stage
 ) -> None:
     """I7: its original bytes, the database's own code, and nothing that would be gone tomorrow."""
-    hub.only("delay-risk")
-    text = (hub.folder / "pipelines" / "delay-risk.yaml").read_text()
-    start, end = text.index("lookups:"), text.index("model:\n")
-    (hub.folder / "pipelines" / "delay-risk.yaml").write_text(
-        (text[:start] + text[end:]).replace("path: weather.", "path: ").replace("unsure: {", "# unsure: {")
-    )
+    hub.flights_alone()
     engine = flightops.connect(stage.flightops_url)
     rows = [{**row, "id": number} for number, row in zip(range(1, COUNT + 1), dataset.flights(), strict=False)]
     with engine.begin() as connection:
@@ -231,7 +158,7 @@ def test_a_flight_waits_for_its_weather_and_without_one_the_model_stands_in_its_
     load_reports(stage, reports)
     found = hub.receipts("delay-risk", 4)  # the hub reads its two writes again, and finds nothing to change
     assert fates(found) == {Fate.APPLIED: 2}
-    assert [receipts[1].fate for receipts in found.values()] == [Fate.UNCHANGED, Fate.UNCHANGED]
+    assert {receipts[1].fate for receipts in found.values()} <= {Fate.UNCHANGED, Fate.FILTERED}  # or known as an echo
     events = {event.key["id"]: event for event in hub.enriched("delay-risk")}
     joined = events[1].lookups["weather"] or {}
     assert (joined["origin"], joined["time_hour"]) == (with_weather["origin"], with_weather["time_hour"])

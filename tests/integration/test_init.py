@@ -1,5 +1,6 @@
 """`crossdock init`: what it writes is clean, and works."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -13,6 +14,8 @@ import pytest
 
 from crossdock.broker import Broker
 from crossdock.ports import free_port
+from streams.admin import Admin
+from streams.topics import PipelineTopics
 
 SECRETS = {"REGISTRY_PASSWORD": "x", "STATIONS_TOKEN": "y"}
 
@@ -68,6 +71,37 @@ def test_the_first_pipeline_really_writes_into_its_database(tmp_path: Path, brok
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(40) == 0, (tmp_path / "worker.log").read_text()[-2000:]
         log.close()
+
+
+def test_two_pipelines_that_read_one_table_both_see_all_of_it(tmp_path: Path, broker: Broker) -> None:
+    """I1: each has a task, an offset and a transactional id of its own."""
+    folder = tmp_path / "hub"
+    crossdock("init", str(folder))
+    first = folder / "pipelines" / "erp-region.yaml"
+    second = first.read_text().replace("name: erp-region", "name: erp-totals").partition("writeback:")[0]
+    (folder / "pipelines" / "erp-totals.yaml").write_text(second)
+    environ = {**os.environ, "CROSSDOCK_KAFKA__BOOTSTRAP": broker.bootstrap}
+    log = (tmp_path / "worker.log").open("wb")
+    worker = subprocess.Popen([sys.executable, "-m", "crossdock", "run", str(folder)], env=environ, stderr=log)
+    try:
+        for pipeline in ("erp-region", "erp-totals"):
+            wait_for_changes(broker, pipeline, {1, 2, 3, 4})
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(40) == 0, (tmp_path / "worker.log").read_text()[-2000:]
+        log.close()
+
+
+def wait_for_changes(broker: Broker, pipeline: str, keys: set[int]) -> None:
+    end = time.monotonic() + 60
+    topics = PipelineTopics.of("hub", pipeline, 6)
+    with Admin(broker.bootstrap) as admin:
+        while True:
+            found = {json.loads(each.key)["id"] for topic in topics.to_enrich for each in admin.read(topic.name)}
+            if found == keys:
+                return
+            assert time.monotonic() < end, (pipeline, found)
+            time.sleep(0.2)
 
 
 def wait_for(folder: Path, regions: dict[int, str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from pydantic import ValidationError
 
 from connectors.clock import SystemClock
 from connectors.contract import Checkable, Readable, SinkTask
@@ -83,7 +84,9 @@ class Place:
         return sink
 
     def ledger(self) -> list[str]:
-        return [each for (each,) in self.run("SELECT write_id FROM crossdock_applied ORDER BY 1")]
+        """Ids of writes; the mark of the last pruning is none."""
+        found = [each for (each,) in self.run("SELECT write_id FROM crossdock_applied ORDER BY 1")]
+        return [each for each in found if not each.endswith("//pruned")]
 
     def end(self) -> None:
         for system in self._systems:
@@ -208,16 +211,21 @@ def test_an_older_version_is_stale_and_the_newest_moves_the_version_even_without
     assert outcomes(put(sink, write(1, 0.1, version=1))) == [Outcome.APPLIED]
     assert outcomes(put(sink, write(1, 0.1, version=3))) == [Outcome.APPLIED]
     assert outcomes(put(sink, write(1, 0.2, version=2))) == [Outcome.STALE]
-    assert outcomes(put(sink, write(1, 0.1, version=3))) == [Outcome.STALE]
+    assert outcomes(put(sink, write(1, 0.2, version=3))) == [Outcome.STALE]
+    assert outcomes(put(sink, write(1, 0.1, version=3))) == [Outcome.UNCHANGED], "our own, of an earlier attempt"
+    assert outcomes(put(sink, write(1, 0.1, version=2))) == [Outcome.UNCHANGED]
     assert rows(both, "risk, rev") == [(0.1, "0001.00000000000000000003.0000")]
 
 
 def test_upsert_adds_what_is_missing_and_leaves_what_is_there_already(both: Place) -> None:
     both.run("ALTER TABLE orders ADD made text")
     both.run("CREATE TABLE scores (id bigint PRIMARY KEY, risk float, note text)")
-    sink = both.sink(upsert="scores", idempotency="natural")
+    sink = both.sink(upsert="scores")
     assert outcomes(put(sink, write(1, 0.1), write(2, 0.2))) == [Outcome.APPLIED, Outcome.APPLIED]
-    assert outcomes(put(sink, write(2, 0.2), write(1, 0.5))) == [Outcome.UNCHANGED, Outcome.APPLIED]
+    assert outcomes(put(sink, write(2, 0.2, version=2), write(1, 0.5, version=2))) == [
+        Outcome.UNCHANGED,
+        Outcome.APPLIED,
+    ]
     assert [tuple(row) for row in both.run("SELECT id, risk FROM scores ORDER BY id")] == [(1, 0.5), (2, 0.2)]
 
 
@@ -228,6 +236,104 @@ def test_insert_refuses_what_is_there_and_adds_the_rest(both: Place) -> None:
     receipts = put(sink, write(1, 0.1), write(1, 0.7, name="other"), write(2, 0.2))
     assert outcomes(receipts) == [Outcome.APPLIED, Outcome.REJECTED, Outcome.APPLIED]
     assert both.run("SELECT count(*) FROM scores")[0][0] == 2
+
+
+def test_a_null_in_a_key_adds_a_row_once_where_rows_are_added_and_none_where_they_are_named(both: Place) -> None:
+    """I2: what the answer does not show must not be taken for what did not happen."""
+    both.run("CREATE TABLE scores (id bigint, risk float, note text, UNIQUE (id))")
+    nobody = Write("hub/p/w/x@1/live", {"id": None}, {"risk": 0.1, "note": "new"}, "1")
+    assert outcomes(put(both.sink(insert="scores", idempotency="none"), nobody)) == [Outcome.APPLIED]
+    (refused,) = put(both.sink(upsert="scores"), nobody)
+    assert (refused.outcome, refused.code) == (Outcome.REJECTED, "key")
+    assert both.run("SELECT count(*) FROM scores")[0][0] == 1
+
+
+def test_a_row_that_a_trigger_leaves_out_is_refused_alone(postgresql: Place) -> None:
+    postgresql.run("CREATE TABLE scores (id bigint, risk float, note text)")
+    postgresql.run(
+        "CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN IF NEW.id = 2 THEN RETURN NULL; END IF; RETURN NEW; END'"
+    )
+    postgresql.run("CREATE TRIGGER out BEFORE INSERT ON scores FOR EACH ROW EXECUTE FUNCTION leave_out()")
+    receipts = put(postgresql.sink(insert="scores"), write(1, 0.1), write(2, 0.2), write(3, 0.3))
+    assert outcomes(receipts) == [Outcome.APPLIED, Outcome.REJECTED, Outcome.APPLIED]
+    assert (receipts[1].code, len(postgresql.ledger())) == ("not-added", 2)
+
+
+FOUND = {"insert": "scores", "idempotency": "readback"}
+
+
+@pytest.mark.parametrize(("form", "kind"), [("text", "varchar(255)"), ("uuid", "uuid")])
+def test_an_insert_that_can_be_found_is_not_repeated_whatever_its_answer_was(both: Place, form: str, kind: str) -> None:
+    """I2: looked for by its reference, before the first send too."""
+    both.run(
+        f"CREATE TABLE scores (nr integer PRIMARY KEY, id bigint, risk float, note text, ref {kind})"
+        if both.engine.dialect.name == "sqlite"
+        else f"CREATE TABLE scores (nr serial PRIMARY KEY, id bigint, risk float, note text, ref {kind})"
+    )
+    sink = Retrying(both.sink(**FOUND, reference={"field": "ref", "form": form}), CLOCK)
+    assert outcomes(put(sink, write(1, 0.1), write(2, 0.2))) == [Outcome.APPLIED] * 2
+    again = put(sink, write(1, 0.1), write(2, 0.2), write(1, 0.3, version=2))
+    assert outcomes(again) == [Outcome.APPLIED] * 3
+    assert "earlier attempt" in (again[0].reason or "")
+    found = [(int(number), risk) for number, risk in both.run("SELECT id, risk FROM scores ORDER BY nr")]
+    assert found == [(1, 0.1), (2, 0.2), (1, 0.3)]
+
+
+def test_an_insert_whose_commit_had_no_answer_is_found_and_a_none_one_is_in_doubt(postgresql: Place) -> None:
+    """I2: no key, no ledger; both ways without a second row."""
+    postgresql.run("CREATE TABLE scores (nr serial, id bigint, risk float, note text, ref text)")
+    with Proxy.before(postgresql.engine.url) as proxy:
+        system = postgresql.system(proxy.url_of(postgresql.url))
+        found = Retrying(postgresql.sink(system, **FOUND, reference={"field": "ref"}), CLOCK, base=0.01)
+        proxy.cut_answer_to(b"COMMIT\0")
+        (receipt,) = put(found, write(1, 0.1))
+        assert (receipt.outcome, receipt.attempts) == (Outcome.APPLIED, 1)
+        lost = Retrying(postgresql.sink(system, insert="scores", idempotency="none"), CLOCK, base=0.01)
+        proxy.cut_answer_to(b"COMMIT\0")
+        assert outcomes(put(lost, write(2, 0.2), write(3, 0.3))) == [Outcome.UNKNOWN] * 2
+    assert [each for (each,) in postgresql.run("SELECT id FROM scores ORDER BY id")] == [1, 2, 3]
+
+
+def test_what_holds_for_each_class_is_said_and_a_column_that_is_too_short_is_a_problem(both: Place) -> None:
+    both.run("CREATE TABLE scores (id bigint, risk float, note text, ref varchar(36) UNIQUE, free varchar(255))")
+
+    def said(**settings: Any) -> str:
+        sink = both.system().sink(config_of(**settings), prefix="hub")
+        assert isinstance(sink, Checkable)
+        return sink.check().guarantees[0]
+
+    newer = {"column": "rev", "rule": "newer"}
+    assert said() == "I2 holds: a repeated write finds its id in crossdock_applied, in the same transaction"
+    assert said(version=newer, idempotency="natural") == "I2 holds: a repeated write finds its own version in rev"
+    assert said(version=EQUALS, idempotency="natural").startswith("I2 holds if updated_at moves with every change")
+    assert said(**FOUND, reference={"field": "ref", "form": "uuid"}).endswith("and ref is unique")
+    assert "for one sender at a time" in said(**FOUND, reference={"field": "free"})
+    assert "in doubt" in said(insert="scores", idempotency="none")
+    sink = both.system().sink(config_of(**FOUND, reference={"field": "ref"}), prefix="hub")
+    assert isinstance(sink, Checkable)
+    assert "takes 36 characters, and 255 are needed; `form: uuid`" in next(
+        problem.message for problem in sink.check().problems if problem.path == ("reference", "field")
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"idempotency": "natural"}, "natural needs `version:`"),
+        ({"idempotency": "none"}, "none is not for update and upsert; valid here: ledger, natural"),
+        ({"idempotency": "key"}, "valid here: ledger, natural"),
+        ({"insert": "t", "idempotency": "natural"}, "a repeated one is refused; valid here: ledger, readback, none"),
+        ({"insert": "t", "idempotency": "readback"}, "readback needs `reference:`"),
+        ({"reference": {"field": "ref"}}, "reference: is for insert"),
+        ({"insert": "t", "undo": True}, "undo: an added row replaces nothing"),
+        ({"insert": "t", "idempotency": "none", "reference": {"field": "risk"}}, "also in `match:` or `set:`"),
+    ],
+)
+def test_a_class_that_cannot_hold_is_refused_offline(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        config_of(**settings)
+    assert said in str(refused.value)
 
 
 def test_one_bad_row_among_five_hundred_stands_alone(postgresql: Place) -> None:
@@ -297,17 +403,77 @@ def test_every_type_is_written_and_found_unchanged_the_second_time(postgresql: P
         update="all_types",
         match={"id": "key.id"},
         set={name: name for name in values},
-        idempotency="natural",
+        idempotency="ledger",
     )
     sink = system.sink(config, prefix="hub")
     sink.open()
-    each = Write(write_id="w", key={"id": 1}, fields=values, version="1")
-    assert outcomes(put(sink, each)) == [Outcome.APPLIED]
-    assert outcomes(put(sink, each)) == [Outcome.UNCHANGED]
+    once, again = (Write(write_id=name, key={"id": 1}, fields=values, version="1") for name in ("w1", "w2"))
+    assert outcomes(put(sink, once)) == [Outcome.APPLIED]
+    assert outcomes(put(sink, again)) == [Outcome.UNCHANGED]
     found = postgresql.run(
         "SELECT amount::text, local::text, raw::text, doc->'a'->>0, plain->>'b', code FROM all_types"
     )
     assert tuple(found[0]) == ("12.51", "2026-07-01 16:00:00", "\\x00ff", "1", "ü\\'", "AB  ")
+
+
+# What was replaced
+
+
+def test_receipts_keep_what_was_replaced_and_say_where_there_was_nothing(both: Place) -> None:
+    both.run("UPDATE orders SET risk = 0.9 WHERE id = 1")
+    sink = both.sink(undo=True, version=EQUALS)
+    applied, conflict, missing = put(
+        sink,
+        write(1, 0.1, expected=READ_AT),
+        write(2, 0.2, expected="2025-01-01T00:00:00Z"),
+        write(99, 0.9, expected=READ_AT),
+    )
+    assert applied.replaced == {"risk": 0.9, "note": "old"}
+    assert (conflict.replaced, missing.replaced) == (None, None)
+    upsert = both.sink(upsert="orders", set={"risk": "r", "updated_at": "u"}, undo=True)
+
+    def row(number: int, risk: float) -> Write:
+        return Write(f"u{number}", {"id": number}, {"risk": risk, "updated_at": READ_AT}, "1")
+
+    receipts = put(upsert, row(3, 0.3), row(50, 0.5))
+    assert [receipt.replaced for receipt in receipts] == [{"risk": None, "updated_at": READ_AT}, {}]
+    assert [receipt.replaced for receipt in put(both.sink(), write(4, 0.4))] == [None]
+    assert isinstance(upsert, Checkable)
+    assert "a row that it added stays" in " ".join(upsert.check().guarantees)
+
+
+def test_what_was_replaced_is_what_stood_there_last_also_beside_somebody_who_writes(postgresql: Place) -> None:
+    """Ten values of a person and ten of ours: each of ours replaced the one that was there."""
+    postgresql.run("CREATE TABLE history (nr serial, risk float)")
+    postgresql.run(
+        "CREATE FUNCTION note_it() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO history (risk) VALUES (NEW.risk); RETURN NULL; END'"
+    )
+    postgresql.run("CREATE TRIGGER note AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION note_it()")
+    sink, receipts = postgresql.sink(undo=True), list[Receipt]()
+
+    def person() -> None:
+        for turn in range(60):
+            postgresql.run(f"UPDATE orders SET risk = {0.001 * (turn + 1)} WHERE id = 1")
+
+    other = threading.Thread(target=person)
+    other.start()
+    for turn in range(30):
+        receipts += put(sink, write(1, 0.5 + 0.001 * turn, name=f"w{turn}"))
+    other.join()
+    history = [risk for (risk,) in postgresql.run("SELECT risk FROM history ORDER BY nr")]
+    for turn, receipt in enumerate(receipts):
+        before = history.index(0.5 + 0.001 * turn) - 1
+        assert receipt.replaced is not None
+        assert receipt.replaced["risk"] == (history[before] if before >= 0 else None)
+
+
+def test_what_a_write_replaced_is_not_forgotten_with_the_answer_to_its_commit(postgresql: Place) -> None:
+    with Proxy.before(postgresql.engine.url) as proxy:
+        sink = postgresql.sink(postgresql.system(proxy.url_of(postgresql.url)), undo=True)
+        proxy.cut_answer_to(b"COMMIT\0")
+        (receipt,) = put(Retrying(sink, CLOCK, base=0.01), write(1, 0.1))
+    assert (receipt.outcome, receipt.replaced) == (Outcome.APPLIED, {"risk": None, "note": "old"})
 
 
 # Trouble

@@ -13,11 +13,12 @@ import pytest
 import sqlalchemy as sa
 
 from connectors.clock import SystemClock
-from connectors.contract import Checkable, SourceTask
+from connectors.contract import Checkable, Comparing, Countable, Rewindable, SourceTask
 from connectors.errors import ConfigError, Retriable, SystemFault
 from connectors.sql.config import SqlSourceConfig, SqlSystemConfig
 from connectors.sql.system import SqlSystem
 from schemas.change import Change
+from schemas.version import Version, position_of
 from tests.conftest import Database
 
 CLOCK = SystemClock()
@@ -474,3 +475,58 @@ def test_an_hour_old_clock_is_no_part_of_it(engine: sa.Engine, system: SqlSystem
     assert everything(task) == []
     add(engine, 2)
     assert ids(everything(task)) == [2]
+
+
+# Moving an offset
+
+
+def test_rows_between_two_offsets_are_counted_and_a_time_is_an_offset(engine: sa.Engine, system: SqlSystem) -> None:
+    """Also where several rows have one time: the order columns tell them apart."""
+    add(engine, 1, 2, 3, at="'2026-01-01 10:00Z'")
+    add(engine, 4, 5, at="'2026-01-01 11:00Z'")
+    task = task_of(system, late_commits=NAIVE)
+    assert isinstance(task, Countable)
+    assert isinstance(task, Rewindable)
+    first = task.poll(2, CLOCK.monotonic() + 20)
+    assert first is not None
+    later = task.offset_at(datetime(2026, 1, 1, 11, 0, tzinfo=UTC))
+    end = CLOCK.monotonic() + 20
+    assert task.count_between(None, None, end) == 5
+    assert task.count_between(None, first.offset, end) == 2
+    assert task.count_between(first.offset, None, end) == 3
+    assert task.count_between(first.offset, later, end) == 1
+    assert task.count_between(later, first.offset, end) == 0
+    assert ids(everything(task_of(system, later, late_commits=NAIVE))) == [4, 5]
+
+
+def test_a_time_finds_rows_of_that_second_in_sqlite_with_and_without_fractions(tmp_path: Path) -> None:
+    system = system_at(f"sqlite:///{tmp_path / 'x.db'}", timezone="UTC")
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE orders (id integer PRIMARY KEY, note text, updated_at timestamp)")
+        for number, at in enumerate(("09:59:59.999", "10:00:00", "10:00:00.000", "10:00:00.500"), 1):
+            connection.exec_driver_sql(f"INSERT INTO orders VALUES ({number}, 'x', '2026-01-01 {at}')")
+    task = task_of(system)
+    assert isinstance(task, Rewindable)
+    offset = task.offset_at(datetime(2026, 1, 1, 10, 0, tzinfo=UTC))
+    assert ids(everything(task_of(system, offset, late_commits=NAIVE))) == [2, 3, 4]
+    engine.dispose()
+    system.close()
+
+
+def test_a_table_whose_newest_row_is_older_than_what_was_read_has_gone_back(
+    engine: sa.Engine, system: SqlSystem
+) -> None:
+    """Less the overlap; and an empty table tells nothing."""
+    task = task_of(system)
+    assert isinstance(task, Comparing)
+    noon = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+    newest = str(Version(1, position_of(noon)))
+    assert task.went_back(newest, CLOCK.monotonic() + 20) is None
+    add(engine, 1, at="'2026-01-01 11:59:58.9Z'")
+    said = task.went_back(newest, CLOCK.monotonic() + 20)
+    assert said == (
+        "the newest updated_at is 2026-01-01T11:59:58.900000Z, and 2026-01-01T12:00:00.000000Z was read before"
+    )
+    add(engine, 2, at="'2026-01-01 11:59:59Z'")
+    assert task.went_back(newest, CLOCK.monotonic() + 20) is None

@@ -288,6 +288,16 @@ def test_a_second_opinion_on_one_version_is_no_second_effect() -> None:
     assert judge(replace(history, effects=[first, replay, second, *rest])).counts == {Kind.DISORDERED: 1}
 
 
+def test_a_version_that_waits_for_a_person_wants_nothing_in_the_target_yet() -> None:
+    """I4: unless its write happened after all."""
+    history = good()
+    history.told.fates[RowVersion("17", "2")] = Fate.IN_DOUBT
+    without = [each for each in effects_of(history) if each.of != ("17", "2")]
+    rows = {**(history.rows or {}), "17": {"label": "a"}}
+    assert judge(replace(history, effects=without, rows=rows)).good
+    assert judge(replace(history, rows=rows)).counts == {Kind.WRONG_STATE: 1}
+
+
 def test_the_examples_show_every_kind_before_they_show_one_twice() -> None:
     history = good()
     history.told.fates.clear()

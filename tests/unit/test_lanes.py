@@ -9,6 +9,7 @@ import pytest
 from connectors.clock import SystemClock
 from streams.runtime.kafka import ConsumerRecord, TopicPartition
 from streams.runtime.lanes import Backfill, Hold, Lanes, Rules
+from streams.runtime.pulse import Pulse
 from streams.runtime.reader import Batch, Group
 
 LIVE, LATER = TopicPartition("orders.enriched", 0), TopicPartition("orders.backfill-enriched", 0)
@@ -28,6 +29,9 @@ class Readerlike:
         self.acknowledged.append(batch.tp)
 
     def waits(self, tp: TopicPartition) -> None: ...
+
+    def pulse(self, tp: TopicPartition) -> Pulse:
+        return Pulse(tp.topic, CLOCK)
 
 
 def batch(reader: Readerlike, tp: TopicPartition, count: int = 1, age: float = 0.0) -> Batch:

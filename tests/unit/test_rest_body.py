@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from connectors.errors import CredentialsRefused, Rejected, SystemFault, Throttled
 from connectors.http import HttpAnswer
+from connectors.reference import reference_of
 from connectors.rest.body import Unreadable, parse
 from connectors.rest.config import Response
 from connectors.rest.etag import for_if_match, same
 from connectors.rest.paging import next_link
 from connectors.rest.rules import Action, Rules, failure_of, pause_of
-from connectors.rest.sink import header_safe
 
 NOW = datetime(2013, 1, 1, tzinfo=UTC)
 
@@ -92,7 +92,7 @@ def test_if_match_gets_quotes_and_loses_a_compressors_suffix() -> None:
 
 @given(st.text(max_size=400))
 def test_any_write_id_is_fit_for_a_header(write_id: str) -> None:
-    made = header_safe(write_id)
+    made = reference_of(write_id)
     assert made.isascii()
     assert made.isprintable() or not made
     assert len(made) <= 255
@@ -102,8 +102,8 @@ def test_a_common_write_id_stays_readable() -> None:
     write_id = (
         "hub/station-weather/stations/stations/reports/EWR-2013-01-01T06@0001.01795495872590442.0000~71b69e21/live"
     )
-    assert header_safe(write_id) == write_id
-    assert header_safe(write_id * 3) != header_safe(write_id * 3 + "x")
+    assert reference_of(write_id) == write_id
+    assert reference_of(write_id * 3) != reference_of(write_id * 3 + "x")
 
 
 def answer(status: int, body: bytes = b"{}", **headers: str) -> HttpAnswer:

@@ -174,8 +174,9 @@ def test_a_doubt_keeps_its_time_into_the_next_put_while_others_go_on() -> None:
         retrying.put(writes(1), 1.0)
     assert raised.value.retry_after == 3.0
     retrying.once([Write("w7", {"id": 7}, {"v": 7}, "1")], 20.0)
-    (early,) = retrying.once(writes(1), 20.0)
-    assert (early.outcome, sink.calls) == (Outcome.RETRY, [["w0"], ["w7"]])
+    with pytest.raises(Retriable, match="looked for later") as early:
+        retrying.once(writes(1), 20.0)
+    assert (early.value.retry_after, sink.calls) == (3.0, [["w0"], ["w7"]])
     assert retrying.put(writes(1), 20.0)[0].outcome is Outcome.APPLIED
     assert clock.seconds >= 3.0
     assert sink.asked == [["w0"], ["w7"], ["w0"]]

@@ -17,6 +17,7 @@ from schemas.receipt import Receipt, ReceiptRecord
 from schemas.version import Version
 from streams import intents, parking
 from streams.aside import StandingAside
+from streams.busy import HOUR, Busy
 from streams.runtime.kafka import ConsumerRecord
 from streams.runtime.publisher import Outputs
 from streams.topics import HubTopics, PipelineTopics
@@ -60,12 +61,16 @@ class Lane:
             if_changed="newer_comes",
             coalesce=0.0,
             replaces=replaces,
+            echoes=True,
+            busy=Busy(2, scene.clock),
             control=scene.control,  # type: ignore[arg-type]
             control_topic=CONTROL,
             clock=scene.clock,
         )
         self.compacted: dict[str, dict[bytes, ConsumerRecord]] = {TOPICS.parked.name: {}, TOPICS.intents.name: {}}
         self.receipts: list[ReceiptRecord] = []
+        self.told: list[list[str]] = []
+        """Names of the headers of each receipt."""
         self.taken_back: list[bytes | None] = []
         self.restart()
 
@@ -81,6 +86,7 @@ class Lane:
             for each in records:
                 if topic == TOPICS.receipts:
                     self.receipts.append(decode(each.value or b"", ReceiptRecord))
+                    self.told.append([name for name, _ in each.headers])
                 elif topic == CONTROL:
                     self.taken_back.append(each.key)
                 else:
@@ -277,9 +283,39 @@ async def test_a_person_ends_a_doubt_once(scene: Scene, verdict: Verdict, fate: 
     assert lane.compacted[TOPICS.intents.name] == {}
     if verdict is Verdict.RETRY:
         assert lane.receipts[-1].write_id == name.replace("/live", "/replay:1")
+        assert lane.receipts[-1].version == str(Version(1, 10, 1))
 
 
 def settled(event: ConsumerRecord) -> intents.Incoming:
     found = intents.incoming_of(event)
     assert found is not None
     return found
+
+
+async def test_a_record_that_is_written_to_too_often_waits_and_the_newest_is_written_in_the_end(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """I3, I8: other records go on, and nothing is refused."""
+    lane = Lane(scene)
+    for version in (10, 20, 30, 40):
+        await lane.work(record(1, version), record(2, version + 1) if version == 10 else record(3, version + 1))
+    assert lane.fates(1) == [
+        (10, Fate.APPLIED),
+        (20, Fate.APPLIED),
+        (30, Fate.PARKED),
+        (30, Fate.SUPERSEDED),
+        (40, Fate.PARKED),
+    ]
+    assert caplog.text.count("record.too_busy writeback=erp") == 2, "once for each record in its hour"
+    await lane.later(HOUR - 10)
+    assert lane.fates(1)[-1] == (40, Fate.PARKED)
+    await lane.later(20)
+    assert lane.fates(1)[-1] == (40, Fate.APPLIED)
+    assert lane.compacted[TOPICS.parked.name] == {}
+
+
+async def test_only_the_receipt_of_a_change_at_the_target_tells_of_its_echo(scene: Scene) -> None:
+    lane = Lane(scene)
+    await lane.work(record(1, 10), record(2, 20), record(2, 21))
+    told = {(each.key["id"], each.fate): names for each, names in zip(lane.receipts, lane.told, strict=True)}
+    assert told == {(1, Fate.APPLIED): ["cd_echo"], (2, Fate.APPLIED): ["cd_echo"], (2, Fate.SUPERSEDED): []}
