@@ -146,7 +146,7 @@ def topics_of(configuration: Configuration) -> list[Topic]:
 
 def _all_topics(configuration: Configuration) -> tuple[list[PipelineTopics], HubTopics]:
     config = configuration.hub.kafka
-    pipelines = [PipelineTopics.of(config.prefix, name, config.partitions) for name in configuration.pipelines]
+    pipelines = [configuration.topics(name) for name in configuration.pipelines]
     return pipelines, HubTopics.of(config.prefix)
 
 

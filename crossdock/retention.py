@@ -1,6 +1,8 @@
 """The watch over retention, wired: its task in the workers, and what it asks of Kafka."""
 
 import asyncio
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,12 +12,33 @@ from crossdock.configuration.load import Configuration
 from streams.control import Control
 from streams.retention import RetentionWatch, Unread
 from streams.runtime.ownership import Body
-from streams.topics import enrich_group, write_group
+from streams.topics import Topic, enrich_group, write_group
 
 if TYPE_CHECKING:
     from streams.admin import Admin
 
+log = logging.getLogger("crossdock.retention")
+
 TASK = "crossdock.retention"
+
+
+def correct_retention(admin: "Admin", topics: Sequence[Topic]) -> None:
+    """Lengthens what is shorter than the files say, and says so.
+
+    A start is not refused for it: while the hub does not run, the records expire all the same, and to keep them longer
+    loses nothing. What is longer is left: a person or the watch has made it so, and to shorten it deletes records.
+    """
+    real = admin.retentions([topic.name for topic in topics if not topic.compacted])
+    for topic in topics:
+        declared = topic.retention.total_seconds()
+        if real.get(topic.name, declared) < declared:
+            admin.set_retention(topic.name, declared)
+            log.warning(
+                "retention.corrected topic=%s was_days=%.1f days=%.1f (somebody had shortened it)",
+                topic.name,
+                real[topic.name] / 86400,
+                declared / 86400,
+            )
 
 
 def watching(configuration: Configuration, control: Control, clock: Clock) -> Body:
@@ -58,8 +81,9 @@ class KafkaLook:
         for name, pipeline in self.configuration.pipelines.items():
             topics = self.configuration.topics(name)
             found.append((name, enrich_group(hub.kafka.prefix, hub.worker_group), [t.name for t in topics.to_enrich]))
-            for system in sorted({block.system for block in pipeline.writeback}):
-                found.append((name, write_group(hub.kafka.prefix, system), [t.name for t in topics.to_write]))
+            written = [t.name for t in topics.to_write]
+            systems = sorted({block.system for block in pipeline.writeback})
+            found += [(name, write_group(hub.kafka.prefix, system), written) for system in systems]
         return found
 
     def _admin(self) -> "Admin":

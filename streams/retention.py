@@ -1,13 +1,13 @@
 """The watch over retention: what nobody has read yet must not expire.
 
-| oldest unread record, as a part of the topic's retention | then                                                   |
-|----------------------------------------------------------|--------------------------------------------------------|
-| 70 %                                                     | an alert                                               |
-| 85 %                                                     | the pipeline's sources pause, and the topic's retention is doubled |
-| below 50 % of what the retention was before              | the retention is put back, and the sources go on       |
+| age of the oldest unread record     | then                                                          |
+|-------------------------------------|---------------------------------------------------------------|
+| 70 % of the topic's retention       | an alert                                                      |
+| 85 %                                | the pipeline's sources pause, and the retention is doubled    |
+| below 50 % of what it was before    | the retention is put back, and the sources go on              |
 
 An outage that is longer than a retention must not become silent loss: the data stays where it is safe, at the source,
-and what is on Kafka already stays on Kafka. The pause is written down first, with the retention that there was before: so
+and what is on Kafka already stays on Kafka. The pause is written down first, with the retention that there was before:
 after a crash between the two, the next owner raises it, and still knows what to put back.
 """
 
@@ -152,7 +152,7 @@ class RetentionWatch:
         decided = decide(unread, pauses, rfc3339(self._clock.now()))
         for each in decided.alerts:
             log.error(
-                "retention.near topic=%s partition=%d group=%s part=%.0f%% (the oldest unread record expires at 100 %%)",
+                "retention.near topic=%s partition=%d group=%s part=%.0f%% (at 100 %% unread records expire)",
                 each.topic,
                 each.partition,
                 each.group,
