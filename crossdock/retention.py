@@ -46,8 +46,11 @@ def watching(configuration: Configuration, control: Control, clock: Clock) -> Bo
     topics = [configuration.topics(name) for name in configuration.pipelines]
 
     async def run(stop: asyncio.Event) -> None:
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="retention") as thread:
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retention")
+        try:
             await RetentionWatch(KafkaLook(configuration, clock), topics, control, thread, clock).run(stop)
+        finally:
+            thread.shutdown(wait=False)  # a call in hand must not hold the loop
 
     return run
 
