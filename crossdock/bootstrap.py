@@ -25,6 +25,8 @@ from crossdock.index import projecting
 from crossdock.instance import claim
 from crossdock.logs import write_logs
 from crossdock.memory import keep_for_good, keep_small
+from crossdock.retention import TASK as RETENTION
+from crossdock.retention import correct_retention, watching
 from crossdock.sources import source_of
 from crossdock.supervisor import Supervised
 from streams.brake import Brake
@@ -155,11 +157,7 @@ def _prepare(configuration: Configuration, clock: Clock) -> None:
 
     refuse(configuration, clock)
     kafka = configuration.hub.kafka
-    topics = [
-        topic
-        for name in configuration.pipelines
-        for topic in PipelineTopics.of(kafka.prefix, name, kafka.partitions).all()
-    ]
+    topics = [topic for name in configuration.pipelines for topic in configuration.topics(name).all()]
     systems = {name: config.build(clock) for name, config in configuration.systems.items()}
     try:
         with Admin(kafka.bootstrap, kafka.admin_security()) as admin:
@@ -167,6 +165,7 @@ def _prepare(configuration: Configuration, clock: Clock) -> None:
             look_at_systems(configuration, systems, admin, clock)
             for name in created + admin.ensure(topics):
                 log.info("topic.created name=%s", name)
+            correct_retention(admin, topics)
     finally:
         for system in systems.values():
             system.close()
@@ -194,7 +193,10 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
         targets=context.targets(),
         ingests=[ingest for config in configuration.pipelines.values() for ingest in context.ingests(config)],
         health=context.health(),
-        tasks={INDEX: projecting(configuration, kafka, clock)},
+        tasks={
+            INDEX: projecting(configuration, kafka, clock),
+            RETENTION: watching(configuration, control, clock),
+        },
         threads=context.pools,
     )
 
@@ -236,8 +238,7 @@ class _Context:
         return self.pools[-1]
 
     def topics(self, pipeline: str) -> PipelineTopics:
-        kafka = self.configuration.hub.kafka
-        return PipelineTopics.of(kafka.prefix, pipeline, kafka.partitions)
+        return self.configuration.topics(pipeline)
 
     def pipeline(self, config: PipelineConfig) -> Pipeline:
         names = frozenset(config.lookups)

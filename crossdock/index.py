@@ -26,16 +26,15 @@ def projecting(configuration: Configuration, kafka: Kafka, clock: Clock) -> Body
     """The life of the index's owner. Its libraries are loaded by the owner alone, as they are large."""
 
     async def run(stop: asyncio.Event) -> None:
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="index") as thread:
-            in_thread = asyncio.get_running_loop().run_in_executor
-            database = await in_thread(thread, database_of, configuration)
-            try:
-                projection = await in_thread(
-                    thread, lambda: projection_of(configuration, database, kafka, thread, clock)
-                )
-                await projection.run(stop)
-            finally:
-                await in_thread(thread, database.close)
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index")
+        in_thread = asyncio.get_running_loop().run_in_executor
+        database = await in_thread(thread, database_of, configuration)
+        try:
+            projection = await in_thread(thread, lambda: projection_of(configuration, database, kafka, thread, clock))
+            await projection.run(stop)
+        finally:
+            thread.submit(database.close)
+            thread.shutdown(wait=False)  # a call in hand must not hold the loop
 
     return run
 
@@ -146,7 +145,7 @@ def topics_of(configuration: Configuration) -> list[Topic]:
 
 def _all_topics(configuration: Configuration) -> tuple[list[PipelineTopics], HubTopics]:
     config = configuration.hub.kafka
-    pipelines = [PipelineTopics.of(config.prefix, name, config.partitions) for name in configuration.pipelines]
+    pipelines = [configuration.topics(name) for name in configuration.pipelines]
     return pipelines, HubTopics.of(config.prefix)
 
 

@@ -8,9 +8,9 @@ import msgspec
 
 from crossdock.configuration.load import load_from_environment
 from crossdock.operator import records
-from schemas.control import ControlRecord, Stopped, WorkerState
+from schemas.control import ControlRecord, Pause, Stopped, WorkerState
 from streams.admin import Admin
-from streams.topics import PipelineTopics, Topic, enrich_group, tasks_group, write_group
+from streams.topics import Topic, enrich_group, tasks_group, write_group
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -22,9 +22,9 @@ def status(folder: Path) -> dict[str, Any]:
     configuration = load_from_environment(folder)
     hub, kafka = configuration.hub, configuration.hub.kafka
     with Admin(kafka.bootstrap, kafka.admin_security()) as admin:
-        pipelines = {}
+        pipelines: dict[str, dict[str, Any]] = {}
         for name, pipeline in configuration.pipelines.items():
-            topics = PipelineTopics.of(kafka.prefix, name, kafka.partitions)
+            topics = configuration.topics(name)
             enriching = _behind(admin, enrich_group(kafka.prefix, hub.worker_group), topics.to_enrich)
             writing = {
                 system: _behind(admin, write_group(kafka.prefix, system), topics.to_write)
@@ -37,9 +37,13 @@ def status(folder: Path) -> dict[str, Any]:
                 "receipts": admin.size(topics.receipts.name),
                 "dead": admin.size(topics.dead.name),
                 "review": admin.size(topics.review.name),
+                "paused": None,
             }
         workers = admin.members(tasks_group(kafka.prefix))
         found = list(records(admin, kafka.prefix).values())
+        for each in found:
+            if isinstance(each, Pause) and each.pipeline in pipelines:
+                pipelines[each.pipeline]["paused"] = {"by": each.by, "reason": each.reason, "since": each.time}
         return {
             "kafka": kafka.bootstrap,
             "insecure": kafka.insecure,

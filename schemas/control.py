@@ -223,6 +223,30 @@ class Stopped(msgspec.Struct, frozen=True, kw_only=True, tag="stopped"):
         return self.subject
 
 
+class PauseCause(StrEnum):
+    """Who wants that a pipeline's sources are not read."""
+
+    OPERATOR = "operator"  # a person; until a person resumes it
+    RETENTION = "retention"  # the hub: unread events would expire; it goes on by itself
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True, tag="pause"):
+    """The sources of a pipeline are not read; what was read is enriched and written. Taken back when they go on."""
+
+    cd_schema: int = 1
+    pipeline: str
+    cause: PauseCause
+    reason: str
+    by: str
+    time: str
+    raised: dict[str, float] = {}
+    """Seconds that topics kept their records before their retention was raised."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.pipeline}/{self.cause.value}"
+
+
 class Verified(msgspec.Struct, frozen=True, kw_only=True, tag="verified"):
     """A write-back was compared with its source, and nothing differed."""
 
@@ -253,6 +277,7 @@ ControlRecord = (
     | OffsetMove
     | Stopped
     | Verified
+    | Pause
 )
 
 

@@ -8,13 +8,17 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import OffsetSpec
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.errors import CoordinatorNotAvailableError, KafkaError, UnknownTopicOrPartitionError
 
 from connectors.errors import ConfigError, Retriable
 from streams.topics import Topic
 
 logging.getLogger("kafka").setLevel(logging.ERROR)
+
+_LOOKS = 20
+"""Polls after which a partition that gave nothing is left for the next time."""
+_FOR_EVER = 1e12
 
 
 class Position(NamedTuple):
@@ -113,6 +117,42 @@ class Admin:
             raise Retriable(f"Kafka does not delete the topics of {prefix}", detail=repr(error)) from error
         return names
 
+    def retentions(self, topics: Sequence[str]) -> dict[str, float]:
+        """Seconds that each of these topics really keeps its records; compacted and missing ones are left out."""
+        asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics if self._describe([name])]
+        try:
+            found = self._client.describe_configs(asked, config_filter="all")["topic"] if asked else {}
+        except KafkaError as error:
+            raise Retriable("Kafka does not tell how long its topics keep records", detail=repr(error)) from error
+        kept = {name: settings for name, settings in found.items() if settings["cleanup.policy"]["value"] == "delete"}
+        return {name: _seconds(settings["retention.ms"]["value"]) for name, settings in kept.items()}
+
+    def set_retention(self, topic: str, seconds: float) -> None:
+        """Changes that one setting of a topic, and no other.
+
+        Raises:
+            Retriable: Kafka refused or did not answer.
+        """
+        changed = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"retention.ms": str(round(seconds * 1000))})
+        try:
+            self._client.alter_configs([changed], incremental=True)
+        except KafkaError as error:
+            raise Retriable(f"the retention of {topic} could not be changed", detail=repr(error)) from error
+
+    def oldest_unread(self, group: str, topics: Sequence[str]) -> dict[tuple[str, int], float]:
+        """When the oldest record was appended that a group has not passed yet, for each partition that has any."""
+        found: dict[tuple[str, int], float] = {}
+        for topic in topics:
+            with self._unread(group, topic) as (consumer, ends):
+                left = ends
+                for _ in range(_LOOKS if ends else 0):
+                    for tp, records in consumer.poll(timeout_ms=500, max_records=500).items():
+                        found.setdefault((tp.topic, tp.partition), records[0].timestamp / 1000)
+                        consumer.pause(tp)
+                    seen = {tp for tp in left if tuple(tp) in found or consumer.position(tp) >= left[tp]}
+                    left = {tp: end for tp, end in left.items() if tp not in seen}
+        return found
+
     def positions(self, group: str, topics: Sequence[str]) -> dict[str, Position]:
         """Committed offset and end of each topic. What a group has not committed counts from the beginning."""
         ends = self._ends(topics)
@@ -202,18 +242,28 @@ class Admin:
 
     def unread(self, group: str, topic: str) -> Iterator[Any]:
         """The committed records of a topic that a group has not passed yet, up to its end at the time of the call."""
-        ends = self._ends([topic])
-        try:
-            committed = self._client.list_group_offsets({group: list(ends)})[group]
-        except CoordinatorNotAvailableError:
-            committed = {}
-        with self._reading(topic) as (consumer, partitions):
-            for tp in partitions:
-                at = committed.get(tp)
-                consumer.seek(tp, max(0, at.offset) if at is not None else 0)
-            while any(consumer.position(tp) < ends.get(tp, 0) for tp in partitions):
+        with self._unread(group, topic) as (consumer, ends):
+            while any(consumer.position(tp) < end for tp, end in ends.items()):
                 for tp, records in consumer.poll(timeout_ms=500, max_records=2000).items():
                     yield from (record for record in records if record.offset < ends[tp])
+
+    @contextmanager
+    def _unread(self, group: str, topic: str) -> Iterator[tuple[KafkaConsumer, dict[TopicPartition, int]]]:
+        """A consumer at what a group has committed, and the ends of those partitions that hold more."""
+        ends = self._ends([topic])
+        try:
+            committed = self._client.list_group_offsets({group: list(ends)})[group] if ends else {}
+        except CoordinatorNotAvailableError:
+            committed = {}
+        except KafkaError as error:
+            raise Retriable(f"Kafka does not tell where {group} stands", detail=repr(error)) from error
+        at = {tp: max(0, committed[tp].offset) if tp in committed else 0 for tp in ends}
+        with self._reading(topic) as (consumer, _):
+            left = {tp: end for tp, end in ends.items() if at[tp] < end}
+            consumer.assign(list(left))
+            for tp in left:
+                consumer.seek(tp, at[tp])
+            yield consumer, left
 
     def at(self, topic: str, offset: int) -> Any | None:
         """The committed record at that offset of partition 0; None if it has expired or never was."""
@@ -280,3 +330,7 @@ class Admin:
         except KafkaError as error:
             raise Retriable(f"Kafka does not tell who is in {group}", detail=repr(error)) from error
         return sorted(member.get("group_instance_id") or member["member_id"] for member in found.get("members", []))
+
+
+def _seconds(milliseconds: str) -> float:
+    return _FOR_EVER if milliseconds == "-1" else int(milliseconds) / 1000

@@ -23,11 +23,11 @@ from connectors.errors import AuthExpired, ConfigError, CredentialsRefused, Retr
 from connectors.failpoints import failpoint
 from schemas.change import Batch, Change, canonical_key
 from schemas.codec import encode, encode_change
-from schemas.control import OffsetMove, Stopped
+from schemas.control import OffsetMove, Pause, Stopped
 from schemas.dead_letter import DeadLetter, connect_headers, fingerprint
 from schemas.event import headers_of
 from schemas.values import Offset, rfc3339
-from streams import offsets
+from streams import offsets, pauses
 from streams.backoff import backoff
 from streams.control import Control
 from streams.credentials import SystemCredentials
@@ -80,6 +80,9 @@ class Ingest:
             if not self.credentials.usable:
                 await _pause(stop, 1.0)
                 continue
+            if (paused := pauses.standing(self.control, self.pipeline)) is not None:
+                await self._while_paused(paused, stop)
+                continue
             try:
                 await self._own(stop, patience)
             except NotMine:
@@ -102,6 +105,13 @@ class Ingest:
                 log.error("task.system_fault task=%s reason=%s (next look in 30 s)", self.task.name, error)
                 await _pause(stop, 30.0)
 
+    async def _while_paused(self, paused: Pause, stop: asyncio.Event) -> None:
+        log.warning("task.paused task=%s by=%s reason=%s", self.task.name, paused.by, paused.reason)
+        with rest():
+            while not stop.is_set() and pauses.standing(self.control, self.pipeline) is not None:
+                await first_of(stop.wait(), self.control.moved.wait())
+        log.info("task.resumed task=%s", self.task.name)
+
     async def _own(self, stop: asyncio.Event, patience: "_Patience") -> None:
         async with TaskTransactions(self.kafka, self.transactional_id) as transactions:
             failpoint("ingest_after_take_over")
@@ -117,7 +127,7 @@ class Ingest:
                 await self._compare(task, record)
                 await self._tell_that_it_runs()
                 async with self._following_receipts() as follower:
-                    turn = _Turn(self.control, self.task.name, record.move, stop, follower)
+                    turn = _Turn(self.control, self.pipeline, self.task.name, record.move, stop, follower)
                     await self._loop(task, transactions, record, turn, patience)
             finally:
                 await self._in_thread(task.close)
@@ -204,7 +214,7 @@ class Ingest:
                     time=now,
                 )
             )
-        await _Turn(self.control, self.task.name, None if asked is None else asked.id, stop).rest(60.0)
+        await _Turn(self.control, self.pipeline, self.task.name, None if asked is None else asked.id, stop).rest(60.0)
 
     async def _tell_that_it_runs(self) -> None:
         if self.control.find(Stopped, self.task.name) is not None:
@@ -313,21 +323,27 @@ class Ingest:
         return Outgoing(key, encode(letter), connect_headers(letter))
 
 
+@dataclass(frozen=True, slots=True)
 class _Turn:
-    """The time from one opening of a task to the next: it ends with the worker, with a move to make, or when what it
-    follows does not go on.
+    """The time from one opening of a task to the next: it ends with the worker, with a move to make, with a pause, or
+    when what it follows does not go on.
     """
 
-    def __init__(
-        self, control: Control, subject: str, done: str | None, stop: asyncio.Event, follower: Follower | None = None
-    ) -> None:
-        self._control, self._subject, self._done, self._stop = control, subject, done, stop
-        self._follower = follower
+    control: Control
+    pipeline: str
+    task: str
+    done: str | None
+    """The move that was carried out last."""
+    stop: asyncio.Event
+    follower: Follower | None = None
 
     @property
     def is_over(self) -> bool:
-        broken = self._follower is not None and self._follower.crashed
-        return broken or self._stop.is_set() or self._control.move(self._subject, self._done) is not None
+        if self.follower is not None and self.follower.crashed:
+            return True
+        if self.stop.is_set() or self.control.move(self.task, self.done) is not None:
+            return True
+        return pauses.standing(self.control, self.pipeline) is not None
 
     async def rest(self, seconds: float) -> None:
         """Waits, but not beyond its end."""
@@ -335,7 +351,7 @@ class _Turn:
             with rest():
                 async with asyncio.timeout(seconds):
                     while not self.is_over:
-                        await first_of(self._stop.wait(), self._control.moved.wait())
+                        await first_of(self.stop.wait(), self.control.moved.wait())
         except TimeoutError:
             return
 

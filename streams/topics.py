@@ -49,6 +49,20 @@ class Topic:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """How long a pipeline's topics keep their records."""
+
+    changes: timedelta = _WEEK
+    enriched: timedelta = _WEEK
+    receipts: timedelta = _AUDIT
+    dead: timedelta = _AUDIT
+    review: timedelta = _AUDIT
+
+
+DEFAULT = Retention()
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineTopics:
     """The topics of one pipeline."""
 
@@ -64,19 +78,20 @@ class PipelineTopics:
     review: Topic
 
     @classmethod
-    def of(cls, prefix: str, pipeline: str, partitions: int) -> "PipelineTopics":
-        stem = f"{prefix}.{pipeline}"
+    def of(cls, prefix: str, pipeline: str, partitions: int, retention: Retention = DEFAULT) -> "PipelineTopics":
+        """`retention` matters only to those who make topics, or watch over them."""
+        stem, changes, enriched = f"{prefix}.{pipeline}", retention.changes, retention.enriched
         return cls(
-            changes=Topic(f"{stem}.changes", partitions),
-            backfill=Topic(f"{stem}.backfill", partitions),
+            changes=Topic(f"{stem}.changes", partitions, retention=changes),
+            backfill=Topic(f"{stem}.backfill", partitions, retention=changes),
             latest=Topic(f"{stem}.latest", partitions, compacted=True),
-            enriched=Topic(f"{stem}.enriched", partitions, max_message=2 << 20),
-            backfill_enriched=Topic(f"{stem}.backfill-enriched", partitions, max_message=2 << 20),
+            enriched=Topic(f"{stem}.enriched", partitions, retention=enriched, max_message=2 << 20),
+            backfill_enriched=Topic(f"{stem}.backfill-enriched", partitions, retention=enriched, max_message=2 << 20),
             parked=Topic(f"{stem}.parked", partitions, compacted=True, max_message=2 << 20),
             intents=Topic(f"{stem}.intents", partitions, compacted=True),
-            receipts=Topic(f"{stem}.receipts", partitions, retention=_AUDIT),
-            dead=Topic(f"{stem}.dead", 1, retention=_AUDIT, max_message=4 << 20),
-            review=Topic(f"{stem}.review", 1, retention=_AUDIT, max_message=2 << 20),
+            receipts=Topic(f"{stem}.receipts", partitions, retention=retention.receipts),
+            dead=Topic(f"{stem}.dead", 1, retention=retention.dead, max_message=4 << 20),
+            review=Topic(f"{stem}.review", 1, retention=retention.review, max_message=2 << 20),
         )
 
     @property
@@ -88,6 +103,11 @@ class PipelineTopics:
     def to_write(self) -> tuple[Topic, Topic]:
         """What write-back reads: live, and backfill."""
         return self.enriched, self.backfill_enriched
+
+    @property
+    def expiring(self) -> tuple[Topic, ...]:
+        """What must be read before it expires."""
+        return (*self.to_enrich, *self.to_write)
 
     @property
     def in_backfill(self) -> "PipelineTopics":

@@ -12,6 +12,7 @@ from crossdock.cli.index import index
 from crossdock.cli.offsets import offsets
 from crossdock.cli.operator import doubt, held
 from crossdock.cli.output import DEFAULT, AsJson, Folder, harmless, show
+from crossdock.cli.pause import pause, resume
 from crossdock.cli.reconcile import reconcile
 
 CONFIGURATION = 2
@@ -31,6 +32,8 @@ app.add_typer(doubt, name="doubt")
 app.add_typer(index, name="index")
 app.add_typer(offsets, name="offsets")
 app.command()(reconcile)
+app.command()(pause)
+app.command()(resume)
 
 BrokerFolder = Annotated[Path, typer.Option(help="where its data and log are kept")]
 Port = Annotated[int, typer.Option(min=1024, max=65535, help="on 127.0.0.1")]
@@ -104,6 +107,8 @@ def status(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
             f"backfill {each['waiting_in_backfill']:,}; "
             f"receipts {each['receipts']:,}, dead {each['dead']:,}, review {each['review']:,}"
         )
+        if (paused := each["paused"]) is not None:
+            lines.append(f"    its sources are paused by {paused['by']} since {paused['since']}: {paused['reason']}")
     show(found, "\n".join(lines), as_json=as_json)
 
 

@@ -9,10 +9,12 @@
 | the model's inputs and outputs                                               | the manifest has others               |
 | what the connectors can tell offline (operations of a WSDL)                  | the description has others            |
 | `freshness`                                                                  | it is shorter than `source.every`     |
+| `retention` in production                                                    | receipts, dead or review: under 184d  |
 | `timeouts.total` of a system that is written to                              | it is longer than a drain may take    |
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeAlias
 
 import jmespath
@@ -60,7 +62,7 @@ def problems(configuration: Configuration, clock: Clock) -> list[str]:
     found += _double_writers(configuration)
     found += _feedback(configuration)
     lines = [str(configuration.error(*place, message)) for place, message in found]
-    return [*lines, *_of_systems(configuration), *_of_connectors(configuration, clock)]
+    return [*lines, *_of_hub(configuration), *_of_systems(configuration), *_of_connectors(configuration, clock)]
 
 
 # One pipeline
@@ -225,6 +227,28 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict):
         for each in value.values():
             yield from _texts(each)
+
+
+# The hub
+
+LEAST_IN_PRODUCTION = timedelta(days=184)
+"""Six months, and a day more than any six of them have."""
+
+
+def _of_hub(configuration: Configuration) -> Iterator[str]:
+    if configuration.hub.environment != "production" or configuration.hub_document is None:
+        return
+    for kind in ("receipts", "dead", "review"):
+        kept: timedelta = getattr(configuration.hub.retention, kind)
+        if kept < LEAST_IN_PRODUCTION:
+            message = (
+                f"{kind}: what became of each record is kept for at least 184d in production, and not {_days(kept)}"
+            )
+            yield str(configuration.hub_document.error(("retention", kind), message))
+
+
+def _days(kept: timedelta) -> str:
+    return f"{kept / timedelta(days=1):g}d"
 
 
 # Systems and connectors

@@ -2,15 +2,17 @@
 
 import re
 import ssl
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from connectors.config import Block, Name
+from connectors.config import Block, Duration, Name
 from connectors.secrets import Secret
 
 if TYPE_CHECKING:
     from streams.runtime.kafka import Security
+    from streams.topics import Retention
 
 
 class KafkaConfig(Block):
@@ -81,6 +83,21 @@ class MetricsConfig(Block):
     )
 
 
+class RetentionConfig(Block):
+    """How long each kind of topic keeps its records. What is about to expire unread is kept longer, by the watch."""
+
+    changes: Duration = Field(default=timedelta(days=7), description="what was read, live and backfill")
+    enriched: Duration = Field(default=timedelta(days=7), description="the same with answers and lookups")
+    receipts: Duration = Field(default=timedelta(days=400), description="in production at least 184d")
+    dead: Duration = Field(default=timedelta(days=400), description="in production at least 184d")
+    review: Duration = Field(default=timedelta(days=400), description="in production at least 184d")
+
+    def build(self) -> "Retention":
+        from streams.topics import Retention
+
+        return Retention(self.changes, self.enriched, self.receipts, self.dead, self.review)
+
+
 class HubConfig(Block):
     """The file itself."""
 
@@ -88,5 +105,6 @@ class HubConfig(Block):
     kafka: KafkaConfig
     worker_group: Name = "main"
     index: IndexConfig = IndexConfig()
+    retention: RetentionConfig = RetentionConfig()
     metrics: MetricsConfig | None = Field(default=None, description="left out: nothing is served")
     models: str = Field(default="models", description="folder of the model versions, beside this file")

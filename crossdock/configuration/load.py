@@ -15,6 +15,7 @@ from connectors.registry import known, system_class
 from crossdock.configuration.hub import HubConfig
 from crossdock.configuration.pipeline import PipelineConfig
 from crossdock.configuration.yaml import Document, Where, read, scalar
+from streams.topics import PipelineTopics
 
 OVERRIDE = "CROSSDOCK_"
 _T = TypeVar("_T", bound=BaseModel)
@@ -32,10 +33,16 @@ class Configuration:
     """By pipeline."""
     system_documents: dict[str, Document] = field(default_factory=dict)
     """By system."""
+    hub_document: Document | None = None
 
     @property
     def models(self) -> Path:
         return self.folder / self.hub.models
+
+    def topics(self, pipeline: str) -> PipelineTopics:
+        """The topics of a pipeline as they must be."""
+        kafka = self.hub.kafka
+        return PipelineTopics.of(kafka.prefix, pipeline, kafka.partitions, self.hub.retention.build())
 
     def error(self, pipeline: str, where: Where, message: str) -> ConfigError:
         """An error in a pipeline's file, with its place."""
@@ -61,7 +68,8 @@ def load(folder: Path, environ: Mapping[str, str]) -> Configuration:
     hub_file = folder / "crossdock.yaml"
     if not hub_file.is_file():
         raise ConfigError(f"{hub_file}: there is no such file; `crossdock init FOLDER` writes one to start from")
-    hub = _checked(HubConfig, _overridden(_read(hub_file, problems), (), environ), problems)
+    hub_document = _overridden(_read(hub_file, problems), (), environ)
+    hub = _checked(HubConfig, hub_document, problems)
     systems: dict[str, SystemConfig] = {}
     system_documents: dict[str, Document] = {}
     for document in _documents(folder / "systems", "SYSTEMS", environ, problems):
@@ -83,7 +91,7 @@ def load(folder: Path, environ: Mapping[str, str]) -> Configuration:
                 problems.append(str(documents[name].error(where, _unknown("pipeline", block.pipeline, documents))))
     if problems or hub is None:
         raise ConfigError("\n".join(problems))
-    return Configuration(folder, hub, systems, pipelines, documents, system_documents)
+    return Configuration(folder, hub, systems, pipelines, documents, system_documents, hub_document)
 
 
 def _read(file: Path, problems: list[str]) -> Document:

@@ -162,7 +162,7 @@ class _Comparison:
             return self._extra(looked)
         if self._passed.below and source >= self._passed.below:
             return None  # it changed meanwhile
-        if newest is not None and newest.version == source and (self._fields is None or not newest.is_effect):
+        if newest is not None and newest.version == source and (self._fields is None or newest.effect is None):
             return None  # it has its fate
         if self._fields is None:
             if newest is None:
@@ -179,7 +179,7 @@ class _Comparison:
             if looked.target is None:
                 return None
             return "extra", f"the target holds version {looked.target} of a record that the source does not have"
-        if looked.newest is None or not looked.newest.is_effect:
+        if looked.newest is None or looked.newest.effect is None:
             return None
         return "extra", f"version {looked.newest.version} was written; the source does not have the record any more"
 
@@ -200,7 +200,7 @@ class _Comparison:
             still = [
                 each
                 for each, source in zip(part, present, strict=True)
-                if source is not None and newest[_text(each.key)].event_id == each.event_id
+                if source is not None and newest[_text(each.key)].effect == each.event_id
             ]
             for effect, is_there in self.values.of(still):
                 kind = "different" if is_there else "missing"

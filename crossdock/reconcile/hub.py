@@ -73,9 +73,8 @@ class Hub:
         """
         if self.rereadable is None:
             return Passed("", rfc3339(self.clock.now()))
-        topic, (spec,) = HubTopics.of(self.configuration.hub.kafka.prefix).offsets.name, self.source.tasks()
-        task = in_hub(self.pipeline.name, spec)
-        stored = source_offset(self.database, topic, task.name)
+        topic, (task,) = HubTopics.of(self.configuration.hub.kafka.prefix).offsets.name, self.source.tasks()
+        stored = source_offset(self.database, topic, in_hub(self.pipeline.name, task).name)
         offset = None if stored is None else json.loads(stored)
         found = None if offset is None else self.rereadable.passed(offset, self.clock.monotonic() + LOOK)
         if found is None:
@@ -156,7 +155,7 @@ def hub_of(folder: Path, name: str, clock: Clock) -> Iterator[Hub]:
     if not key:
         raise ConfigError(f"the source of {name} names no `key:`, and records are compared by their keys")
     kafka = configuration.hub.kafka
-    topics = PipelineTopics.of(kafka.prefix, name, kafka.partitions)
+    topics = configuration.topics(name)
     with (
         Admin(kafka.bootstrap, kafka.admin_security()) as admin,
         opened(configuration) as database,

@@ -91,7 +91,7 @@ class Values:
         became = newest.of([event.key for _, event in events.values()])
         for text, (event_id, event) in events.items():
             last = became.get(text)
-            if last is not None and last.event_id == event_id and last.is_effect:
+            if last is not None and last.effect == event_id:
                 yield Effect(event.key, event_id, self._write(event, event_id))
 
     def _write(self, event: EventValue, event_id: str) -> Write:

@@ -16,21 +16,19 @@ from streams.index.tables import DEAD, RECEIPTS
 from streams.topics import PipelineTopics
 
 _AT_ONCE = 500
-ECHO = "echo"
+_EFFECTS = (Fate.APPLIED.value, Fate.UNCHANGED.value)
+_ECHO = "echo"
+"""Reason of a filtered change that is our own write, read again: the target holds what it held."""
 
 
 class Newest(NamedTuple):
     """What became of the newest version of a record that the hub knows of."""
 
-    event_id: str
     version: str
     """Without the cause."""
     fate: Fate
-
-    @property
-    def is_effect(self) -> bool:
-        """The target holds what the event wanted."""
-        return self.fate in (Fate.APPLIED, Fate.UNCHANGED)
+    effect: str | None
+    """The event whose values the target holds; None = what came last was refused, or waits."""
 
 
 class NewestReceipts:
@@ -63,11 +61,13 @@ class NewestReceipts:
         return found
 
     def _receipts(self, connection: sa.Connection, keys: Sequence[str]) -> Iterator[tuple[str, Newest]]:
-        columns = (RECEIPTS.c.key, RECEIPTS.c.event_id, RECEIPTS.c.version, RECEIPTS.c.fate)
-        echo = (RECEIPTS.c.fate == Fate.FILTERED.value) & (RECEIPTS.c.reason == ECHO)  # our own write, seen again
-        asked = sa.select(*columns).where(self._where, RECEIPTS.c.key.in_(keys), sa.not_(echo))
+        columns = (RECEIPTS.c.key, RECEIPTS.c.event_id, RECEIPTS.c.version, RECEIPTS.c.fate, RECEIPTS.c.reason)
+        asked = sa.select(*columns).where(self._where, RECEIPTS.c.key.in_(keys))
+        effects: dict[str, str | None] = {}
         for row in connection.execute(asked.order_by(RECEIPTS.c.version, RECEIPTS.c.offset)):
-            yield row.key, Newest(row.event_id, without_cause(row.version), Fate(row.fate))
+            if not (row.fate == Fate.FILTERED.value and row.reason == _ECHO):
+                effects[row.key] = row.event_id if row.fate in _EFFECTS else None
+            yield row.key, Newest(without_cause(row.version), Fate(row.fate), effects.get(row.key))
 
     def _letters(self, connection: sa.Connection, keys: Sequence[str]) -> Iterator[tuple[str, Newest]]:
         """A row that is too large for Kafka has a dead letter, and no receipt."""
@@ -76,7 +76,7 @@ class NewestReceipts:
         )
         for row in connection.execute(asked.order_by(DEAD.c.offset)):
             version = row.event_id.rpartition("@")[2].partition("~")[0]
-            yield row.key, Newest(row.event_id, without_cause(version), Fate.DEAD)
+            yield row.key, Newest(without_cause(version), Fate.DEAD, None)
 
     def _held(self, key_range: KeyRange) -> Iterator[Held]:
         newest = sa.select(RECEIPTS.c.key, sa.func.max(RECEIPTS.c.version)).where(self._where)

@@ -124,6 +124,19 @@ def test_what_does_not_fit_together_is_told_with_its_place(
     assert said in done.stderr
 
 
+@pytest.mark.parametrize("kind", ["receipts", "dead", "review"])
+def test_production_keeps_what_became_of_each_record_for_half_a_year(folder: Path, kind: str) -> None:
+    path = folder / "crossdock.yaml"
+    path.write_text(f"{path.read_text()}retention: {{changes: 1d, {kind}: 183d}}\n")
+    assert lint(folder).returncode == 0
+    path.write_text(path.read_text().replace("environment: development", "environment: production"))
+    done = lint(folder)
+    line = path.read_text().splitlines().index(f"retention: {{changes: 1d, {kind}: 183d}}") + 1
+    assert done.returncode == 2
+    assert f"crossdock.yaml:{line}:26: {kind}: " in done.stderr
+    assert "at least 184d" in done.stderr
+
+
 def test_a_field_that_two_pipelines_write_is_an_error_at_the_second(folder: Path) -> None:
     text = (folder / FLIGHTS).read_text().replace("name: delay-risk", "name: second-opinion")
     (folder / "pipelines" / "second-opinion.yaml").write_text(text)

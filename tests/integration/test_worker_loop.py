@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from crossdock.bootstrap import build
 from crossdock.broker import Broker
 from crossdock.configuration.load import load
 from crossdock.index import status
+from crossdock.pauses import pause, resume
 from crossdock.ports import free_port
+from crossdock.status import status as status_of_hub
 from streams.admin import Admin
 from streams.runtime.app import WorkerApp
 from streams.topics import HubTopics, PipelineTopics
@@ -122,3 +125,38 @@ def test_a_worker_whose_index_is_away_does_all_the_rest(
     run(parts, lambda: written(folder) == RECORDS and any(line.startswith("index.waits") for line in caplog.messages))
     assert written(folder) == RECORDS
     assert [line for line in caplog.messages if line.startswith("index.waits")]
+
+
+def test_a_paused_pipeline_reads_nothing_until_it_is_resumed(
+    parts: Parts, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said(event: str) -> bool:
+        return any(line.startswith(event) for line in caplog.messages)
+
+    scenes: Iterator[Callable[[], bool]] = iter(
+        [
+            lambda: written(folder) == RECORDS,
+            lambda: pause(folder, "orders", "the drop is cleaned up", "anna", SystemClock()) is None,
+            lambda: said("task.paused"),
+            lambda: add(folder, RECORDS) is None,
+            lambda: time.sleep(1) is None,  # ten looks, if it looked
+            lambda: written(folder) == RECORDS,
+            lambda: status_of_hub(folder)["pipelines"]["orders"]["paused"]["by"] == "anna",
+            lambda: resume(folder, "orders") is None,
+            lambda: written(folder) == RECORDS + 1,
+        ]
+    )
+    scene = [next(scenes)]
+
+    def done() -> bool:
+        if scene and scene[0]():
+            scene[:] = list(itertools.islice(scenes, 1))
+        return not scene
+
+    run(parts, done)
+    assert not scene
+
+
+def add(folder: Path, number: int) -> None:
+    with (folder / "drop" / "orders.jsonl").open("a") as file:
+        file.write(json.dumps({"id": number, "temp": 1, "wind_speed": 1}) + "\n")
