@@ -53,6 +53,7 @@ TRANSITIONS: Final[Mapping[str, str]] = {
     "replay_before_commit": "the broker has events and marks; the transaction is open",
     "replay_before_transaction": "what a command means is worked out; nothing is sent",
     "replay_after_commit": "events and marks are with the broker; nothing else knows",
+    "retention_after_pause": "the pause is on Kafka; the retention that is to keep the unread is not raised yet",
     "offset_before_mirror": "a group's offset was moved; the note that it was is not written",
     "index_before_commit": "rows and positions are in an open transaction of the index",
     "index_after_commit": "the index has them; the next batch is not read",

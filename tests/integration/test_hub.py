@@ -156,7 +156,7 @@ def test_a_flight_waits_for_its_weather_and_without_one_the_model_stands_in_its_
     hub.start()
     hub.changes("delay-risk", 2)
     load_reports(stage, reports)
-    found = hub.receipts("delay-risk", 4)  # the hub reads its two writes again, and finds nothing to change
+    found = hub.receipts("delay-risk", 2, each=2)  # the hub reads its two writes again, and finds nothing to change
     assert fates(found) == {Fate.APPLIED: 2}
     assert {receipts[1].fate for receipts in found.values()} <= {Fate.UNCHANGED, Fate.FILTERED}  # or known as an echo
     events = {event.key["id"]: event for event in hub.enriched("delay-risk")}

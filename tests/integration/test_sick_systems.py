@@ -72,12 +72,17 @@ def until(what: Callable[[], Any], hub: Hub, seconds: float = 120) -> Any:
 
 
 def final_fates(hub: Hub, count: int) -> Counter[Fate]:
-    """The last fate of the first version of each flight, once so many flights have receipts."""
-    found = hub.receipts("delay-risk", count, seconds=180)
-    by_event = {each[0].event_id: each for each in found.values()}
-    return Counter(
-        [each for each in receipts if each.event_id == event][-1].fate for event, receipts in by_event.items()
-    )
+    """The last fate of the first version of each flight, once so many flights have one and none is parked."""
+
+    def look() -> Counter[Fate]:
+        found = hub.receipts("delay-risk", count, seconds=180)
+        by_event = {each[0].event_id: each for each in found.values()}
+        fates = Counter(
+            [each for each in receipts if each.event_id == event][-1].fate for event, receipts in by_event.items()
+        )
+        return Counter() if fates[Fate.PARKED] else fates
+
+    return Counter(until(look, hub))
 
 
 def state_of(hub: Hub, word: str) -> Callable[[], str | None]:

@@ -50,20 +50,21 @@ class Hub:
         self._worker = Supervised(command, SystemClock(), log_file=self.log, environ=self.stage.environ)
         self._worker.start()
 
-    def receipts(self, pipeline: str, count: int, seconds: float = 60) -> dict[Any, list[ReceiptRecord]]:
-        """Receipts by key, once there are so many."""
+    def receipts(
+        self, pipeline: str, keys: int, each: int = 1, seconds: float = 60
+    ) -> dict[Any, list[ReceiptRecord]]:
+        """Receipts by key, once so many keys have so many each. Echoes have receipts too: their number says little."""
         end = time.monotonic() + seconds
         with Admin(self.stage.broker.bootstrap) as admin:
             while True:
-                found = [decode(each.value, ReceiptRecord) for each in admin.read(topics_of(pipeline).receipts.name)]
-                if len(found) >= count:
-                    break
-                assert time.monotonic() < end, f"{len(found)} receipts; {self.log.read_text()[-2000:]}"
+                by_key: dict[Any, list[ReceiptRecord]] = {}
+                for record in admin.read(topics_of(pipeline).receipts.name):
+                    receipt = decode(record.value, ReceiptRecord)
+                    by_key.setdefault(next(iter(receipt.key.values())), []).append(receipt)
+                if sum(len(receipts) >= each for receipts in by_key.values()) >= keys:
+                    return by_key
+                assert time.monotonic() < end, f"receipts of {len(by_key)} keys; {self.log.read_text()[-2000:]}"
                 time.sleep(0.2)
-        by_key: dict[Any, list[ReceiptRecord]] = {}
-        for each in found:
-            by_key.setdefault(next(iter(each.key.values())), []).append(each)
-        return by_key
 
     def changes(self, pipeline: str, count: int, seconds: float = 60) -> None:
         """Returns once there are so many changes on Kafka."""
