@@ -28,7 +28,7 @@ from schemas.dead_letter import DeadLetter, connect_headers, fingerprint
 from schemas.event import headers_of
 from schemas.values import Offset, rfc3339
 from streams import offsets, pauses
-from streams.backoff import backoff
+from streams.backoff import backoff, wait_for_stop
 from streams.control import Control
 from streams.credentials import SystemCredentials
 from streams.echo import Echoes, receipt_of
@@ -78,7 +78,7 @@ class Ingest:
             await first_of(stop.wait(), self.control.known())
         while not stop.is_set():
             if not self.credentials.usable:
-                await _pause(stop, 1.0)
+                await wait_for_stop(stop, 1.0)
                 continue
             if (paused := pauses.standing(self.control, self.pipeline)) is not None:
                 await self._while_paused(paused, stop)
@@ -87,23 +87,23 @@ class Ingest:
                 await self._own(stop, patience)
             except NotMine:
                 log.info("task.fenced task=%s (another worker owns it now, or this one was too slow)", self.task.name)
-                await _pause(stop, 2.0)
+                await wait_for_stop(stop, 2.0)
             except offsets.Halted as halted:
                 await self._stand_still(halted, stop)
             except ConfigError as error:
                 log.error("task.failed task=%s reason=%s", self.task.name, error)
-                await _pause(stop, 30.0)
+                await wait_for_stop(stop, 30.0)
             except (Interrupted, Retriable, KafkaError) as error:
                 wait = max(patience.next(), getattr(error, "retry_after", None) or 0.0)
                 log.warning(
                     "task.waits task=%s seconds=%.1f reason=%s", self.task.name, wait, str(error) or repr(error)
                 )
-                await _pause(stop, wait)
+                await wait_for_stop(stop, wait)
             except CredentialsRefused as error:
                 await self.credentials.refused(error)
             except (SystemFault, AuthExpired) as error:
                 log.error("task.system_fault task=%s reason=%s (next look in 30 s)", self.task.name, error)
-                await _pause(stop, 30.0)
+                await wait_for_stop(stop, 30.0)
 
     async def _while_paused(self, paused: Pause, stop: asyncio.Event) -> None:
         log.warning("task.paused task=%s by=%s reason=%s", self.task.name, paused.by, paused.reason)
@@ -378,11 +378,3 @@ class _Patience:
 
     def reset(self) -> None:
         self._tries = 0
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    with rest():
-        try:
-            await asyncio.wait_for(stop.wait(), seconds)
-        except TimeoutError:
-            return
