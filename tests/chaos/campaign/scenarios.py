@@ -83,7 +83,7 @@ _EACH_IS_PASSED: dict[str, Any] = {
         "reports": ("if_changed: newer_comes", "if_changed: reread"),
     },
     "flags": {"registry": ["--locking", "0.02"]},  # records that are sick alone, and parked
-    "poison": 0.004,  # letters to send again
+    "poison": 0.02,  # letters to send again
 }
 """What a scenario needs for every failpoint to be passed."""
 
