@@ -1,7 +1,10 @@
-"""How long to wait before the next try: exponential, with full jitter."""
+"""How long to wait before the next try: exponential, with full jitter; and the waiting."""
 
 import asyncio
+import contextlib
 import random
+
+from streams.runtime.pulse import rest
 
 
 def backoff(tries: int, longest: float = 10.0) -> float:
@@ -9,11 +12,9 @@ def backoff(tries: int, longest: float = 10.0) -> float:
     return random.uniform(0.1, min(longest, 0.5 * 2 ** min(tries, 8)))  # noqa: S311 - jitter, not a secret
 
 
-async def pause(stop: asyncio.Event, seconds: float) -> None:
+async def wait_for_stop(stop: asyncio.Event, seconds: float) -> None:
     """Waits so long, or until `stop` is set."""
     if seconds <= 0:
         return
-    try:
+    with rest(), contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return

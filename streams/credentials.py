@@ -19,6 +19,7 @@ from connectors.clock import Clock
 from connectors.errors import ConfigError, CredentialsRefused, CrossdockError
 from schemas.control import Credentials, CredentialState
 from schemas.values import rfc3339
+from streams.backoff import wait_for_stop
 from streams.control import Control
 
 log = logging.getLogger("crossdock.streams.credentials")
@@ -124,10 +125,7 @@ class CredentialHealth:
         while not stop.is_set():
             if self._due():
                 await self._look()
-            try:
-                await asyncio.wait_for(stop.wait(), LOOK)
-            except TimeoutError:
-                continue
+            await wait_for_stop(stop, LOOK)
 
     def _due(self) -> bool:
         if self._credentials.usable:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,7 +28,7 @@ from schemas.dead_letter import DeadLetter, connect_headers, fingerprint
 from schemas.event import headers_of
 from schemas.values import Offset, rfc3339
 from streams import offsets, pauses
-from streams.backoff import backoff
+from streams.backoff import wait_for_stop
 from streams.control import Control
 from streams.credentials import SystemCredentials
 from streams.echo import Echoes, receipt_of
@@ -39,10 +39,13 @@ from streams.runtime.publisher import Outgoing
 from streams.runtime.pulse import rest
 from streams.runtime.transaction import Interrupted, NotMine, TaskTransactions
 from streams.topics import MAX_CHANGE, HubTopics, PipelineTopics, Topic, ownership_partition
+from streams.turn import Patience, Turn, first_of
 
 log = logging.getLogger("crossdock.streams.ingest")
 
 _T = TypeVar("_T")
+TRIES = 8
+"""Failures in a row of a source that is read, after which its task is opened anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +76,12 @@ class Ingest:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lives until `stop` is set, or the task turns out to be somebody else's."""
-        patience = _Patience()
+        patience = Patience()
         with rest():
             await first_of(stop.wait(), self.control.known())
         while not stop.is_set():
             if not self.credentials.usable:
-                await _pause(stop, 1.0)
+                await wait_for_stop(stop, 1.0)
                 continue
             if (paused := pauses.standing(self.control, self.pipeline)) is not None:
                 await self._while_paused(paused, stop)
@@ -87,23 +90,19 @@ class Ingest:
                 await self._own(stop, patience)
             except NotMine:
                 log.info("task.fenced task=%s (another worker owns it now, or this one was too slow)", self.task.name)
-                await _pause(stop, 2.0)
+                await wait_for_stop(stop, 2.0)
             except offsets.Halted as halted:
                 await self._stand_still(halted, stop)
             except ConfigError as error:
                 log.error("task.failed task=%s reason=%s", self.task.name, error)
-                await _pause(stop, 30.0)
+                await wait_for_stop(stop, 30.0)
             except (Interrupted, Retriable, KafkaError) as error:
-                wait = max(patience.next(), getattr(error, "retry_after", None) or 0.0)
-                log.warning(
-                    "task.waits task=%s seconds=%.1f reason=%s", self.task.name, wait, str(error) or repr(error)
-                )
-                await _pause(stop, wait)
+                await wait_for_stop(stop, self._wait_after(error, patience))
             except CredentialsRefused as error:
                 await self.credentials.refused(error)
             except (SystemFault, AuthExpired) as error:
                 log.error("task.system_fault task=%s reason=%s (next look in 30 s)", self.task.name, error)
-                await _pause(stop, 30.0)
+                await wait_for_stop(stop, 30.0)
 
     async def _while_paused(self, paused: Pause, stop: asyncio.Event) -> None:
         log.warning("task.paused task=%s by=%s reason=%s", self.task.name, paused.by, paused.reason)
@@ -112,7 +111,7 @@ class Ingest:
                 await first_of(stop.wait(), self.control.moved.wait())
         log.info("task.resumed task=%s", self.task.name)
 
-    async def _own(self, stop: asyncio.Event, patience: "_Patience") -> None:
+    async def _own(self, stop: asyncio.Event, patience: Patience) -> None:
         async with TaskTransactions(self.kafka, self.transactional_id) as transactions:
             failpoint("ingest_after_take_over")
             stored = await offsets.stored(self.kafka, self.hub.offsets, self.task)
@@ -127,7 +126,7 @@ class Ingest:
                 await self._compare(task, record)
                 await self._tell_that_it_runs()
                 async with self._following_receipts() as follower:
-                    turn = _Turn(self.control, self.pipeline, self.task.name, record.move, stop, follower)
+                    turn = Turn(self.control, self.pipeline, self.task.name, record.move, stop, follower)
                     await self._loop(task, transactions, record, turn, patience)
             finally:
                 await self._in_thread(task.close)
@@ -214,7 +213,7 @@ class Ingest:
                     time=now,
                 )
             )
-        await _Turn(self.control, self.pipeline, self.task.name, None if asked is None else asked.id, stop).rest(60.0)
+        await Turn(self.control, self.pipeline, self.task.name, None if asked is None else asked.id, stop).rest(60.0)
 
     async def _tell_that_it_runs(self) -> None:
         if self.control.find(Stopped, self.task.name) is not None:
@@ -225,17 +224,17 @@ class Ingest:
         task: SourceTask,
         transactions: TaskTransactions,
         record: OffsetRecord,
-        turn: "_Turn",
-        patience: "_Patience",
+        turn: Turn,
+        patience: Patience,
     ) -> None:
-        batch = await self._poll(task)
+        batch = await self._read(task, turn, patience)
         while not turn.is_over:
             if batch is None:
                 record = offsets.caught_up(record)
                 if self.echoes is not None:
                     self.echoes.tell(self.task.name)
                 await turn.rest(self.every)
-                batch = None if turn.is_over else await self._poll(task)
+                batch = None if turn.is_over else await self._read(task, turn, patience)
                 continue
             failpoint("ingest_after_poll")
             if self._is_fresh(batch):
@@ -251,10 +250,38 @@ class Ingest:
             following = await asyncio.gather(upcoming, return_exceptions=True)
             await self._in_thread(task.ack, batch.offset)
             failpoint("ingest_after_ack")
-            patience.reset()
-            if isinstance(following[0], BaseException):
+            if isinstance(following[0], Retriable):
+                await turn.rest(self._wait_after(following[0], patience))
+                batch = await self._read(task, turn, patience)
+            elif isinstance(following[0], BaseException):
                 raise following[0]
-            batch = following[0]
+            else:
+                patience.reset()
+                batch = following[0]
+
+    async def _read(self, task: SourceTask, turn: Turn, patience: Patience) -> Batch | None:
+        """The next batch; None also where the turn ends meanwhile.
+
+        A system that is busy for a moment is waited for here: a task that is opened anew has forgotten which versions
+        of its overlap it gave, and would give them all again.
+        """
+        while not turn.is_over:
+            try:
+                batch = await self._poll(task)
+            except Retriable as error:
+                if patience.tries >= TRIES:
+                    raise  # what is opened anew may be well again
+                await turn.rest(self._wait_after(error, patience))
+            else:
+                patience.reset()
+                return batch
+        return None
+
+    def _wait_after(self, error: Exception, patience: Patience) -> float:
+        """Seconds, and says so."""
+        wait = max(patience.next(), getattr(error, "retry_after", None) or 0.0)
+        log.warning("task.waits task=%s seconds=%.1f reason=%s", self.task.name, wait, str(error) or repr(error))
+        return wait
 
     def _is_fresh(self, batch: Batch) -> bool:
         """Whether the newest change of a batch is as young as live ones are to be."""
@@ -321,68 +348,3 @@ class Ingest:
             last_seen=now,
         )
         return Outgoing(key, encode(letter), connect_headers(letter))
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """The time from one opening of a task to the next: it ends with the worker, with a move to make, with a pause, or
-    when what it follows does not go on.
-    """
-
-    control: Control
-    pipeline: str
-    task: str
-    done: str | None
-    """The move that was carried out last."""
-    stop: asyncio.Event
-    follower: Follower | None = None
-
-    @property
-    def is_over(self) -> bool:
-        if self.follower is not None and self.follower.crashed:
-            return True
-        if self.stop.is_set() or self.control.move(self.task, self.done) is not None:
-            return True
-        return pauses.standing(self.control, self.pipeline) is not None
-
-    async def rest(self, seconds: float) -> None:
-        """Waits, but not beyond its end."""
-        try:
-            with rest():
-                async with asyncio.timeout(seconds):
-                    while not self.is_over:
-                        await first_of(self.stop.wait(), self.control.moved.wait())
-        except TimeoutError:
-            return
-
-
-async def first_of(*waits: Coroutine[Any, Any, Any]) -> None:
-    """Returns when the first of them does."""
-    tasks = [asyncio.ensure_future(each) for each in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in tasks:
-            each.cancel()
-
-
-class _Patience:
-    """Pauses that grow from half a second to half a minute, with full jitter."""
-
-    def __init__(self) -> None:
-        self._tries = 0
-
-    def next(self) -> float:
-        self._tries += 1
-        return backoff(self._tries, 30.0)
-
-    def reset(self) -> None:
-        self._tries = 0
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    with rest():
-        try:
-            await asyncio.wait_for(stop.wait(), seconds)
-        except TimeoutError:
-            return

@@ -23,7 +23,7 @@ from schemas.codec import Undecodable, decode
 from schemas.control import Command, Discard, Edit, Mark, Replay
 from schemas.dead_letter import DeadLetter
 from schemas.values import rfc3339
-from streams.backoff import backoff, pause
+from streams.backoff import backoff, wait_for_stop
 from streams.control import outgoing, read_record
 from streams.fates import Fates
 from streams.letters import NotSendable, again, discarded
@@ -85,12 +85,12 @@ class Replayer:
                 await self._own(stop)
             except NotMine:
                 log.info("task.fenced task=%s (another worker owns it now, or this one was too slow)", TASK)
-                await pause(stop, 2.0)
+                await wait_for_stop(stop, 2.0)
             except (Interrupted, KafkaError) as error:
                 tries = 1 if self.clock.monotonic() - began > CALM else tries + 1
                 wait = backoff(tries, 30.0)
                 log.warning("task.waits task=%s seconds=%.1f reason=%r", TASK, wait, error)
-                await pause(stop, wait)
+                await wait_for_stop(stop, wait)
 
     async def _own(self, stop: asyncio.Event) -> None:
         transactional_id = f"{self.prefix}.{TASK}"
@@ -132,7 +132,7 @@ class Replayer:
                 refused = [mark for mark in done.marks if mark.refused is not None]
                 log.info("commands.carried_out count=%d refused=%d", len(done.marks), len(refused))
                 if isinstance(some[0], Replay):
-                    await pause(stop, len(done.marks) / some[0].rate - (self.clock.monotonic() - began))
+                    await wait_for_stop(stop, len(done.marks) / some[0].rate - (self.clock.monotonic() - began))
 
     async def _done(self, commands: Sequence[Command], marks: Marks, view: View, fates: Fates) -> Done:
         """What these commands come to, or the first of them, where their letters are large."""

@@ -23,6 +23,7 @@ from connectors.errors import CrossdockError
 from connectors.failpoints import failpoint
 from schemas.control import Pause, PauseCause
 from schemas.values import rfc3339
+from streams.backoff import wait_for_stop
 from streams.control import Control
 from streams.topics import PipelineTopics
 
@@ -140,10 +141,7 @@ class RetentionWatch:
                 await self._once()
             except CrossdockError as error:
                 log.warning("retention.unwatched reason=%s (tries again)", error)
-            try:
-                await asyncio.wait_for(stop.wait(), self._every)
-            except TimeoutError:
-                continue
+            await wait_for_stop(stop, self._every)
 
     async def _once(self) -> None:
         unread = await self._in_thread(self._look.unread)

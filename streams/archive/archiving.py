@@ -24,7 +24,7 @@ from connectors.errors import CrossdockError, Retriable
 from schemas.values import rfc3339
 from streams.archive.manifest import ArchivedMeanwhile, End, Manifest, Place, Shelf
 from streams.archive.parquet import ChunkFile
-from streams.backoff import backoff, pause
+from streams.backoff import backoff, wait_for_stop
 from streams.runtime.kafka import ConsumerRecord, Kafka, KafkaError, TopicPartition
 from streams.runtime.tail import Tail
 from streams.runtime.topic_ids import topic_ids
@@ -105,7 +105,7 @@ class Archiving:
                 tries += 1
                 log.exception("archive.failed tries=%d (a defect; nothing but the archive waits for it)", tries)
             self._alert()
-            await pause(stop, self._every if tries == 0 else backoff(tries, 30.0))
+            await wait_for_stop(stop, self._every if tries == 0 else backoff(tries, 30.0))
 
     async def look(self, stop: asyncio.Event) -> None:
         """Archives what is due.

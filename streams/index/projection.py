@@ -17,7 +17,7 @@ from schemas.codec import Undecodable
 from schemas.values import rfc3339
 from streams.archive.manifest import Place
 from streams.archive.past import Past
-from streams.backoff import backoff
+from streams.backoff import backoff, wait_for_stop
 from streams.index.database import IndexDatabase, Overtaken, Projected
 from streams.index.tables import Kind, Row, row_of
 from streams.runtime.kafka import ConsumerRecord, Kafka, KafkaError, TopicPartition
@@ -81,7 +81,7 @@ class Projection:
             except Exception:
                 tries += 1
                 log.exception("index.failed tries=%d (a defect; nothing but the index waits for it)", tries)
-            await _pause(stop, backoff(tries, 30.0))
+            await wait_for_stop(stop, backoff(tries, 30.0))
 
     async def catch_up(self, told: Callable[[int], None] | None = None) -> None:
         """Projects up to what is on Kafka now, for those who cannot wait for the owner.
@@ -114,7 +114,7 @@ class Projection:
             await self._begin(tail)
             while not stop.is_set():
                 if await self._step(tail, 1.0) < BATCH:
-                    await _pause(stop, GATHER)
+                    await wait_for_stop(stop, GATHER)
 
     async def _begin(self, tail: Tail, told: Callable[[int], None] | None = None) -> None:
         """Where the database ends, as far as Kafka still knows of it; what is older comes out of the archive."""
@@ -202,13 +202,6 @@ class Projection:
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
 
 
 def _told(partitions: Sequence[TopicPartition]) -> str:

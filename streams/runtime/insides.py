@@ -5,7 +5,7 @@ Each function says what it is needed for; `tests/contract/test_aiokafka.py` fail
 
 from collections.abc import Sequence
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 
@@ -50,3 +50,8 @@ async def committed_with_metadata(
 def leave_at_stop(consumer: AIOKafkaConsumer) -> None:
     """Lets `stop()` leave the group at once. A static member would else be missed for a whole session."""
     consumer._coordinator._group_instance_id = None  # noqa: SLF001
+
+
+async def hang_up(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Closes the connections of a client whose `stop()` ended early: it closes them last, so they would stay open."""
+    await (client.client if isinstance(client, AIOKafkaProducer) else client._client).close()  # noqa: SLF001

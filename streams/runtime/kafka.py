@@ -1,6 +1,7 @@
 """How the data plane reaches Kafka: the one place where aiokafka's clients are made."""
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections import deque
@@ -11,6 +12,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.client import AIOKafkaClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
+
+from streams.runtime import insides
 
 __all__ = [
     "Consumer",
@@ -147,6 +150,8 @@ async def stop_quietly(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
         await asyncio.wait_for(client.stop(), STOP_PATIENCE)
     except (KafkaError, TimeoutError, AssertionError) as error:
         logging.getLogger("crossdock.streams.kafka").info("client.stopped_late error=%r", error)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(insides.hang_up(client), 1.0)
 
 
 class _RateLimit(logging.Filter):

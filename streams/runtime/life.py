@@ -26,7 +26,7 @@ log = logging.getLogger("crossdock.streams.life")
 GRACE = 5.0
 """Seconds beyond the drain in which everything must have ended."""
 HURRY = 2.0
-"""Seconds for whoever is told twice."""
+"""Seconds for whoever is told twice, and for what is left once the app has stopped."""
 
 
 def signals() -> list[signal.Signals]:
@@ -70,6 +70,7 @@ class Life:
             self._close()
         except BaseException as error:  # noqa: BLE001 - whatever it is, this is the end
             self._crashed(error)
+        self._end.within(HURRY)  # nothing is acknowledged any more: whose call goes on in a thread, goes on in vain
         return self._end.code
 
     async def _live(self) -> BaseException | None:

@@ -78,16 +78,16 @@ class Watchdog(Lasting):
     async def on_start(self) -> None:
         self._outside.start()
 
-    async def on_stop(self) -> None:
-        self._outside.over.set()
-
     @Service.task  # type: ignore[untyped-decorator]
     async def _measure_regularly(self) -> None:
-        while not self.should_stop:
-            due = self._clock.monotonic() + EVERY
-            await self.sleep(EVERY)
-            self._outside.ticks += 1
-            self._measure(max(0.0, self._clock.monotonic() - due))
+        try:
+            while not self.should_stop:
+                due = self._clock.monotonic() + EVERY
+                await self.sleep(EVERY)
+                self._outside.ticks += 1
+                self._measure(max(0.0, self._clock.monotonic() - due))
+        finally:
+            self._outside.over.set()  # of a crash we are not stopped at once, and nobody counts ticks any more
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _look_regularly(self) -> None:

@@ -200,6 +200,22 @@ async def test_a_static_member_stays_in_its_group_after_stop_unless_it_leaves(
     assert await asyncio.to_thread(members_of, broker, f"{topic}.group") == 0
 
 
+async def test_a_client_whose_end_fails_half_way_keeps_its_connections_unless_it_hangs_up(
+    member: Callable[..., Awaitable[AIOKafkaConsumer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = await member()
+    connections, close = consumer._client._conns, consumer._fetcher.close
+
+    async def broken() -> None:
+        await close()
+        assert any(each.connected() for each in connections.values())
+        raise KafkaError("the broker is away")
+
+    monkeypatch.setattr(consumer._fetcher, "close", broken)
+    await stop_quietly(consumer)
+    assert not any(each.connected() for each in connections.values())
+
+
 async def test_an_error_of_the_group_is_told_once_and_also_where_nothing_is_fetched(
     member: Callable[..., Awaitable[AIOKafkaConsumer]],
 ) -> None:

@@ -151,6 +151,20 @@ def test_a_worker_that_is_told_twice_gives_up_what_is_in_hand_and_acknowledges_n
     assert max(hub.system.effects().values()) == 1
 
 
+def test_a_source_that_is_busy_for_a_moment_is_waited_for_and_not_opened_anew(
+    broker: Broker, make_hub: Callable[..., Hub]
+) -> None:
+    """I1: opened anew it would have forgotten what it gave."""
+    hub = make_hub(broker, count=200)
+    hub.system.tell(poll="raise Retriable")
+    hub.start()
+    hub.until(lambda: hub.log.read_text().count("task.waits") >= 3)
+    hub.system.tell()
+    hub.written(200)
+    assert hub.system.opened() == 1
+    assert max(hub.system.effects().values()) == 1
+
+
 def test_a_connector_that_never_returns_does_not_keep_a_worker_from_ending(
     broker: Broker, make_hub: Callable[..., Hub]
 ) -> None:
@@ -162,7 +176,7 @@ def test_a_connector_that_never_returns_does_not_keep_a_worker_from_ending(
     hub.system.tell(put="hang", poll="hang")
     hub.until(lambda: hub.system.hangs("poll"))
     first.send_signal(signal.SIGTERM)
-    assert ends(first, DRAIN + GRACE) == 0
+    assert ends(first, DRAIN + HURRY) == 0
     assert "worker.left" in hub.log.read_text()
     hub.system.tell()
     hub.start()

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +21,7 @@ import pytest
 from connectors.clock import Clock, SystemClock
 from connectors.config import SourceConfig, SystemConfig, WritebackConfig
 from connectors.contract import Capabilities, Idempotency, SinkTask, Source, System, TaskSpec
+from connectors.errors import Retriable
 from schemas.change import Batch, Change, Op, content_digest, event_id
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
@@ -28,7 +29,11 @@ from schemas.values import Offset, rfc3339
 from schemas.version import Version
 from schemas.write import Write
 
-_KINDS = {"CancelledError": asyncio.CancelledError, "FutureCancelled": concurrent.futures.CancelledError}
+_KINDS: dict[str, Callable[[], BaseException]] = {
+    "CancelledError": asyncio.CancelledError,
+    "FutureCancelled": concurrent.futures.CancelledError,
+    "Retriable": lambda: Retriable("told to wait"),
+}
 
 
 class HostileSourceConfig(SourceConfig):
@@ -97,6 +102,8 @@ class Numbers:
         return self
 
     def open(self, offset: Offset | None) -> None:
+        with (self._system.folder / "opened.log").open("a") as log:
+            log.write(f"{os.getpid()}\n")
         self._next = 0 if offset is None else int(offset["next"])
 
     def poll(self, limit: int, deadline: float) -> Batch | None:
@@ -165,6 +172,10 @@ class Hostile:
         log = self.folder / "effects.log"
         lines = log.read_text().splitlines() if log.exists() else []
         return [(int(number), int(pid)) for number, pid in (line.split() for line in lines)]
+
+    def opened(self) -> int:
+        """How often its source was opened."""
+        return len((self.folder / "opened.log").read_text().splitlines())
 
     def environ(self) -> dict[str, str]:
         """For a worker in a process of its own."""

@@ -50,9 +50,7 @@ class Hub:
         self._worker = Supervised(command, SystemClock(), log_file=self.log, environ=self.stage.environ)
         self._worker.start()
 
-    def receipts(
-        self, pipeline: str, keys: int, each: int = 1, seconds: float = 60
-    ) -> dict[Any, list[ReceiptRecord]]:
+    def receipts(self, pipeline: str, keys: int, each: int = 1, seconds: float = 60) -> dict[Any, list[ReceiptRecord]]:
         """Receipts by key, once so many keys have so many each. Echoes have receipts too: their number says little."""
         end = time.monotonic() + seconds
         with Admin(self.stage.broker.bootstrap) as admin:
