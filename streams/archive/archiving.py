@@ -39,6 +39,8 @@ LARGEST = 256 << 20
 """Bytes of keys, values and headers in one file."""
 LOOKS = 100
 """In the time after which a chunk is closed; but at most one in a second, and at least one in a minute."""
+PATIENCE = 15.0
+"""Seconds without a record where there are some: a consumer waits for a broker for ever, and says nothing."""
 _LATEST = 253_402_300_799_000
 """The last time that can be written, in milliseconds: a record's time is whatever its producer said."""
 
@@ -212,15 +214,24 @@ class Archiving:
             start = begin if end is None else end.next
             read = _Read(start, max(begin, start), max(begin, start))
             tail.seek({tp: read.begin})
+            moved = self._clock.monotonic()
             while read.next < to and chunk.rows < self._chunks.rows and chunk.bytes < LARGEST:
                 if stop.is_set():
                     return None
-                found = (await tail.read(min(BATCH, self._chunks.rows - chunk.rows), 1.0)).get(tp, [])
+                before, found = (
+                    read.next,
+                    (await tail.read(min(BATCH, self._chunks.rows - chunk.rows), 1.0)).get(tp, []),
+                )
                 if found:
                     read.add(found)
                     await self._in_thread(chunk.add, found)
                 else:
                     read.next = (await tail.positions())[tp]
+                now = self._clock.monotonic()
+                if read.next > before:
+                    moved = now
+                elif now - moved >= PATIENCE:
+                    raise Retriable(f"Kafka gives nothing of {tp.topic}/{tp.partition} from {read.next} on")
             if (await tail.begins())[tp] > read.begin:
                 raise Retriable(f"records of {tp.topic}/{tp.partition} expired while they were read")
         return read
