@@ -345,10 +345,8 @@ def test_a_receipt_that_has_expired_on_kafka_is_in_a_rebuilt_index(hub: Hub) -> 
         assert len(find.receipts_of_event(database, event(2050)).rows) == 1
 
 
-def test_an_index_that_is_made_without_the_archive_knows_that_something_is_gone(
-    hub: Hub, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The red of the test before: without its folder the same deletion loses rows."""
+def test_an_index_that_is_made_without_files_lacks_what_expired(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    """What the test before is for: nothing was archived here."""
     hub.fill(range(2000))
     hub.delete(hub.topics.receipts, 500)
     found = rebuild(hub.folder, lambda done, total: None)
