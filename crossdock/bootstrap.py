@@ -42,6 +42,7 @@ from streams.gate import Gate
 from streams.ingest import Ingest
 from streams.lookups import Lookup, Lookups
 from streams.metrics import METRICS
+from streams.newest import NewestVersions
 from streams.offsets import in_hub
 from streams.only import Only
 from streams.pipeline import Pipeline
@@ -342,6 +343,7 @@ class _Context:
             replaces=block.replaces,
             echoes=echoes(pipeline, block),
             busy=Busy(self._most_writes(block), self.clock),
+            newest=NewestVersions(self.kafka, self.topics(pipeline.name).latest),
             control=self.control,
             control_topic=HubTopics.of(prefix).control,
             clock=self.clock,

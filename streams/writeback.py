@@ -5,7 +5,7 @@ decode -> writes -> the newest of each key -> deliver -> outcome -> fate. The ou
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import msgspec
@@ -35,11 +35,14 @@ from streams.runtime.kafka import ConsumerRecord
 from streams.runtime.publisher import Outgoing, Outputs
 from streams.scope import Getter, scope_of
 from streams.settled import Incoming, Settled
+from streams.statements import Wanted, each_in_its_turn, newest_of_each_key
 from streams.topics import PipelineTopics, Topic
 
 log = logging.getLogger("crossdock.streams.writeback")
 
 Publish = Callable[[Outputs], Awaitable[None]]
+Newest = Callable[[int, Set[bytes]], Awaitable[Mapping[bytes, str]]]
+"""Partition and keys -> the newest version of each that the hub has read."""
 
 TRIES_AFTER_CONFLICT = 3
 PARKED_AT_ONCE = 10
@@ -76,6 +79,7 @@ class Writeback:
     echoes: bool
     """It writes into the records that its pipeline reads, alone: its receipts tell what it wrote."""
     busy: Busy
+    newest: Newest
     control: Control
     control_topic: Topic
     clock: Clock
@@ -128,9 +132,6 @@ async def write_back(
     return settled.outputs
 
 
-Wanted = tuple[Incoming, Write]
-
-
 @dataclass(frozen=True, slots=True)
 class _Passage:
     """One batch through one write-back."""
@@ -144,20 +145,32 @@ class _Passage:
 
     async def take(self, incoming: Sequence[Incoming]) -> None:
         wanted = [(each, self.writeback.write(each)) for each in incoming]
-        wanted = self._behind_parked(wanted)
-        newest, overtaken = _newest_of_each_key(wanted)
-        for each, write in overtaken:
-            self._superseded(each, write, "a newer version of the key was in the same batch")
-        failpoint("writeback_before_put")
-        await self._write(await self._not_too_busy(newest))
+        for turn in [wanted] if self.writeback.replaces else each_in_its_turn(wanted):
+            await self._in_one_statement(self._behind_parked(turn))
 
-    async def _write(self, wanted: Sequence[Wanted]) -> None:
-        """Delivers, and settles each of them; what is sick alone is parked."""
+    async def _in_one_statement(self, wanted: Sequence[Wanted]) -> None:
+        """The newest write of each key. One that is refused for good has overtaken nothing: then older ones count."""
+        while wanted:
+            newest, older = newest_of_each_key(wanted)
+            failpoint("writeback_before_put")
+            refused = await self._write(await self._not_too_busy(newest))
+            wanted = []
+            for each, write in older:
+                if canonical_key(write.key) in refused:
+                    wanted.append((each, write))
+                else:
+                    self._superseded(each, write, "a newer version of the key was in the same batch")
+
+    async def _write(self, wanted: Sequence[Wanted]) -> set[bytes]:
+        """Delivers, and settles each of them; what is sick alone is parked.
+
+        Returns the keys whose write was refused for good.
+        """
         wanted = await self._with_intents(wanted)
         writes = [write for _, write in wanted]
         receipts = await deliver(self.writeback.target, writes, self.hold) if writes else []
         failpoint("writeback_after_effect")
-        receipts = await self._after_conflicts(writes, receipts)
+        receipts = await self._after_conflicts(wanted, receipts)
         for (each, write), receipt in zip(wanted, receipts, strict=True):
             if receipt.outcome is Outcome.RETRY:
                 await self._room()
@@ -165,6 +178,8 @@ class _Passage:
                 self._park(each, write, receipt.reason or "")
             else:
                 self._settle(each, write, receipt)
+        ends = zip(writes, receipts, strict=True)
+        return {canonical_key(write.key) for write, receipt in ends if receipt.outcome is Outcome.REJECTED}
 
     # Parked
 
@@ -223,7 +238,7 @@ class _Passage:
                     self._nothing_open(write)
                     self.parked.again(key, receipt.reason or "")
                     continue
-                (receipt,) = await self._after_conflicts([write], [receipt])
+                (receipt,) = await self._after_conflicts([(each, write)], [receipt])
                 self._settle(each, write, receipt)
             self._aside(self.parked.topic, self.parked.done(key, each))
 
@@ -288,19 +303,20 @@ class _Passage:
 
     # Ends
 
-    async def _after_conflicts(self, writes: Sequence[Write], receipts: list[Receipt]) -> list[Receipt]:
+    async def _after_conflicts(self, wanted: Sequence[Wanted], receipts: list[Receipt]) -> list[Receipt]:
         """`if_changed: reread` and `overwrite`: read the target's version and write again, at most three times."""
         target = self.writeback.target
         if self.writeback.if_changed not in ("reread", "overwrite") or target.reader is None:
             return receipts
         for _ in range(TRIES_AFTER_CONFLICT):
-            rows = [row for row, receipt in enumerate(receipts) if receipt.outcome is Outcome.CONFLICT]
+            failed = [row for row, receipt in enumerate(receipts) if receipt.outcome is Outcome.CONFLICT]
+            rows = await self._still_newest(failed, wanted, receipts)
             if not rows:
                 break
             failpoint("writeback_before_reread")
-            found = await look(target, target.reader, [writes[row].key for row in rows], self.hold)
+            found = await look(target, target.reader, [wanted[row][1].key for row in rows], self.hold)
             again = {
-                row: msgspec.structs.replace(writes[row], expected=record["@version"])
+                row: msgspec.structs.replace(wanted[row][1], expected=record["@version"])
                 for row, record in zip(rows, found, strict=True)
                 if record is not None
             }
@@ -309,6 +325,27 @@ class _Passage:
             for row, receipt in zip(again, await deliver(target, list(again.values()), self.hold), strict=True):
                 receipts[row] = receipt
         return receipts
+
+    async def _still_newest(
+        self, rows: Sequence[int], wanted: Sequence[Wanted], receipts: list[Receipt]
+    ) -> Sequence[int]:
+        """Those that may be written over what stands there; the others are settled here as overtaken.
+
+        What stands there may be our own write of a newer version: it was made before a crash, or before somebody moved
+        the offset back, and the older one comes again first.
+        """
+        if not rows:
+            return rows
+        records = [wanted[row][0].record for row in rows]
+        newest = await self.writeback.newest(records[0].partition, {record.key or b"" for record in records})
+        left = []
+        for row, record in zip(rows, records, strict=True):
+            if newest.get(record.key or b"", "") <= wanted[row][1].version:
+                left.append(row)
+            else:
+                reason = "a newer version of the record was read meanwhile"
+                receipts[row] = Receipt(Outcome.STALE, receipts[row].attempts, reason=reason)
+        return left
 
     def _settle(self, each: Incoming, write: Write, receipt: Receipt) -> None:
         """The one place where an outcome becomes a fate."""
@@ -345,20 +382,3 @@ def _again(each: Incoming) -> Incoming:
     domain, position, number = Version.parse(each.event.version)
     version = str(Version(domain, position, number + 1))
     return each._replace(cause=f"replay:{number + 1}", event=msgspec.structs.replace(each.event, version=version))
-
-
-def _newest_of_each_key(wanted: Sequence[Wanted]) -> tuple[list[Wanted], list[Wanted]]:
-    """A statement never holds one key twice: the newest is written, the others were overtaken."""
-    newest: dict[bytes, Wanted] = {}
-    overtaken = []
-    for item in wanted:
-        key = canonical_key(item[1].key)
-        other = newest.get(key)
-        if other is None:
-            newest[key] = item
-        elif item[1].version >= other[1].version:
-            overtaken.append(other)
-            newest[key] = item
-        else:
-            overtaken.append(item)
-    return list(newest.values()), overtaken

@@ -224,12 +224,18 @@ _WAITS_FOR_A_PERSON = (Fate.IN_DOUBT, Fate.REVIEW, Fate.DISCARDED, Fate.REFUSED)
 def _judge_rows(
     committed: list[Committed], rows: Mapping[str, Fields], seen: set[RowVersion], told: Told, verdict: Verdict
 ) -> None:
-    """The target holds what the newest sound version of each key wants, of those that no person holds back."""
+    """The target holds what the newest sound version of each key wants, of those that no person holds back.
+
+    One that could not be written any more because its record had moved on is left out where what it moved on to is
+    refused: nothing stands in its place.
+    """
+    poisoned = {each.key: place for place, each in enumerate(committed) if each.poison}
     newest = {
         each.key: each
-        for each in committed
+        for place, each in enumerate(committed)
         if each.wanted is not None and not each.poison
         if each.of in seen or told.fates.get(each.of) not in _WAITS_FOR_A_PERSON
+        if each.of in seen or told.fates.get(each.of) is not Fate.SUPERSEDED or poisoned.get(each.key, -1) < place
     }
     for each in newest.values():
         if why := _other(rows.get(each.key, {}), each.wanted):

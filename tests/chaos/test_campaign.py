@@ -17,7 +17,14 @@ SIZE = Size(seconds=600, events=1000)
 
 def campaign(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-W", "ignore", "-m", "tests.chaos.campaign", "--folder", str(folder), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540, check=False)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            out, err = running.communicate(timeout=540)
+        except subprocess.TimeoutExpired:
+            running.terminate()  # it ends its servers and workers
+            out, err = running.communicate(timeout=60)
+            pytest.fail(f"it did not end in time:\n{err[-3000:]}")
+    return subprocess.CompletedProcess(command, running.returncode, out, err)
 
 
 def played(folder: Path, scenario: str, *arguments: str) -> dict[str, Any]:

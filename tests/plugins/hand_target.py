@@ -12,6 +12,7 @@ from connectors.retry import Retrying
 from schemas.control import Credentials, Suspicion
 from schemas.outcome import Outcome
 from schemas.receipt import Receipt
+from schemas.values import Key, Record
 from schemas.write import Write
 from streams.brake import Brake
 from streams.breaker import Breaker
@@ -42,6 +43,9 @@ class Systemlike:
         self.failure: Exception | None = None
         self.sick: set[int] = set()
         self.bad: set[int] = set()
+        self.bad_versions: set[str] = set()
+        self.etags: dict[int, str] = {}
+        """Of the records whose version is asked for."""
         self.calls: list[list[int]] = []
         self.applied: Counter[int] = Counter()
 
@@ -60,10 +64,18 @@ class Systemlike:
             raise self.failure
         if self.sick & set(numbers):
             raise Retriable("the row is locked")
-        if self.bad & set(numbers):
+        if self.bad & set(numbers) or self.bad_versions & {write.version for write in writes}:
             raise Rejected("bad value", code="22003")
-        self.applied.update(numbers)
-        return [Receipt(Outcome.APPLIED)] * len(writes)
+        changed = {number for number, write in zip(numbers, writes, strict=True) if self._is_changed(number, write)}
+        self.applied.update(number for number in numbers if number not in changed)
+        return [Receipt(Outcome.CONFLICT if number in changed else Outcome.APPLIED) for number in numbers]
+
+    def _is_changed(self, number: int, write: Write) -> bool:
+        return write.expected is not None and self.etags.get(number) not in (None, write.expected)
+
+    def read(self, keys: Sequence[Key], deadline: float) -> list[Record | None]:
+        """`Readable`."""
+        return [{"@version": self.etags[int(str(key["id"]))]} for key in keys]
 
 
 class Scene:

@@ -298,6 +298,20 @@ def test_a_version_that_waits_for_a_person_wants_nothing_in_the_target_yet() -> 
     assert judge(replace(history, rows=rows)).counts == {Kind.WRONG_STATE: 1}
 
 
+def test_a_version_whose_record_moved_on_to_one_that_is_refused_wants_nothing_in_the_target() -> None:
+    """I4: and only that; where nothing refused came after it, it must stand there."""
+    refused = Committed("17", "3", poison=True)
+    for after, kinds in ((refused, {}), (refused._replace(poison=False), {Kind.WRONG_STATE: 1, Kind.LOST: 1})):
+        history = good()
+        history.told.fates[RowVersion("17", "2")] = Fate.SUPERSEDED
+        if after.poison:
+            history.told.receipt("17", "3", Fate.DEAD)
+        without = [each for each in effects_of(history) if each.of != ("17", "2")]
+        rows = {**(history.rows or {}), "17": {"label": "a"}}
+        versions = [*history.committed, after]
+        assert judge(replace(history, committed=versions, effects=without, rows=rows)).counts == kinds
+
+
 def test_the_examples_show_every_kind_before_they_show_one_twice() -> None:
     history = good()
     history.told.fates.clear()

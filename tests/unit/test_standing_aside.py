@@ -1,11 +1,12 @@
 """Parked events and calls in doubt, through the write-back verb, in hand-moved time; crashes lose only memory."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import pytest
 from hand_target import Scene
 
+from connectors.config import IfChanged
 from connectors.contract import Capabilities, Idempotency
 from connectors.retry import Retrying
 from schemas.change import Change, Op, canonical_key
@@ -63,11 +64,14 @@ class Lane:
             replaces=replaces,
             echoes=True,
             busy=Busy(2, scene.clock),
+            newest=self.newest,
             control=scene.control,  # type: ignore[arg-type]
             control_topic=CONTROL,
             clock=scene.clock,
         )
         self.compacted: dict[str, dict[bytes, ConsumerRecord]] = {TOPICS.parked.name: {}, TOPICS.intents.name: {}}
+        self.latest: dict[bytes, str] = {}
+        """Version of each key on `orders.latest`."""
         self.receipts: list[ReceiptRecord] = []
         self.told: list[list[str]] = []
         """Names of the headers of each receipt."""
@@ -81,12 +85,18 @@ class Lane:
             intents.found(["erp"], TOPICS.intents, 0, self.compacted[TOPICS.intents.name]),
         )
 
+    async def newest(self, partition: int, keys: Set[bytes]) -> dict[bytes, str]:
+        assert partition == 0
+        return {key: version for key, version in self.latest.items() if key in keys}
+
     async def publish(self, outputs: Outputs) -> None:
         for topic, records in outputs.items():
             for each in records:
                 if topic == TOPICS.receipts:
                     self.receipts.append(decode(each.value or b"", ReceiptRecord))
                     self.told.append([name for name, _ in each.headers])
+                elif topic == TOPICS.dead:
+                    pass
                 elif topic == CONTROL:
                     self.taken_back.append(each.key)
                 else:
@@ -319,3 +329,46 @@ async def test_only_the_receipt_of_a_change_at_the_target_tells_of_its_echo(scen
     await lane.work(record(1, 10), record(2, 20), record(2, 21))
     told = {(each.key["id"], each.fate): names for each, names in zip(lane.receipts, lane.told, strict=True)}
     assert told == {(1, Fate.APPLIED): ["cd_echo"], (2, Fate.APPLIED): ["cd_echo"], (2, Fate.SUPERSEDED): []}
+
+
+async def test_the_same_event_twice_in_a_batch_is_one_write_with_one_end(scene: Scene) -> None:
+    """I1: a source that is read again gives the same version again."""
+    lane = Lane(scene)
+    await lane.work(record(1, 10), record(2, 11), record(1, 10))
+    assert lane.fates(1) == [(10, Fate.APPLIED)]
+    assert scene.system.applied[1] == 1
+
+
+async def test_writes_that_each_add_something_are_all_made_also_in_one_batch(scene: Scene) -> None:
+    """I1, I3"""
+    lane = Lane(scene, replaces=False)
+    await lane.work(record(1, 10), record(2, 11), record(1, 12), record(1, 12))
+    assert lane.fates(1) == [(10, Fate.APPLIED), (12, Fate.APPLIED)]
+    assert scene.system.calls == [[1, 2], [1]]
+
+
+async def test_a_version_that_a_refused_one_had_overtaken_is_written(scene: Scene) -> None:
+    """I4: what stands at the target does not depend on how the versions fell into batches."""
+    lane = Lane(scene)
+    scene.system.bad_versions = {str(Version(1, 30))}
+    await lane.work(record(1, 10), record(1, 20), record(1, 30), record(2, 31))
+    assert lane.fates(1) == [(30, Fate.DEAD), (20, Fate.APPLIED), (10, Fate.SUPERSEDED)]
+    assert scene.system.applied[1] == 1
+
+
+@pytest.mark.parametrize("if_changed", ["reread", "overwrite"])
+async def test_nothing_is_written_over_a_newer_version_that_was_read_meanwhile(
+    scene: Scene, if_changed: IfChanged
+) -> None:
+    """I3: a crash, or an offset that somebody moved back, brings the older version again after the newer one."""
+    lane = Lane(scene)
+    scene.system.etags = {1: "other", 2: "other"}
+    target = dataclasses.replace(lane.writeback.target, reader=scene.system)
+    lane.writeback = dataclasses.replace(
+        lane.writeback, if_changed=if_changed, target=target, expected=lambda scope: "as it was read"
+    )
+    lane.latest = {canonical_key({"id": 1}): str(Version(1, 99)), canonical_key({"id": 2}): str(Version(1, 11))}
+    await lane.work(record(1, 10), record(2, 11))
+    assert lane.fates(1) == [(10, Fate.SUPERSEDED)]
+    assert lane.fates(2) == [(11, Fate.APPLIED)]
+    assert scene.system.applied == {2: 1}
