@@ -325,6 +325,21 @@ def test_a_broker_that_goes_and_comes_costs_nothing(
     assert verify(hub.folder)["problems"] == []
 
 
+def test_a_worker_archives_beside_its_work(hub: Hub) -> None:
+    hub.fill(range(100))
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "ignore", "-m", "crossdock", "run", str(hub.folder), "--no-supervise"]
+    with subprocess.Popen(command, env=environ) as worker:
+        try:
+            wait_until(lambda: len(list(hub.archive.rglob("*.json"))) >= 4)
+            wait_until(lambda: all(each["waiting"] == 0 for each in status(hub.folder)["topics"].values()))
+            worker.terminate()
+            assert worker.wait(60) == 0
+        finally:
+            worker.kill()
+    assert hub.archived() == hub.on_kafka()
+
+
 def test_a_receipt_that_has_expired_on_kafka_is_in_a_rebuilt_index(hub: Hub) -> None:
     hub.fill(range(2000))
     hub.look()
