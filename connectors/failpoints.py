@@ -57,6 +57,9 @@ TRANSITIONS: Final[Mapping[str, str]] = {
     "offset_before_mirror": "a group's offset was moved; the note that it was is not written",
     "index_before_commit": "rows and positions are in an open transaction of the index",
     "index_after_commit": "the index has them; the next batch is not read",
+    "archive_before_rename": "a file of records is complete and on the disk; it has no name",
+    "archive_before_manifest": "the file has its name; no manifest says so, and the position is before it",
+    "archive_after_manifest": "the position is behind the file; the next chunk is not read",
     "writeback_before_commit": "batches are acknowledged; their offset is not committed",
     "writeback_after_commit": "the offset is committed",
 }

@@ -17,6 +17,7 @@ from connectors.errors import ConfigError, Fatal, Retriable
 from connectors.failpoints import VARIABLE as FAILPOINT
 from connectors.failpoints import armed
 from connectors.retry import Retrying
+from crossdock.archive import archiving
 from crossdock.configuration.across import LONGEST_DRAIN, refuse
 from crossdock.configuration.load import Configuration, load_from_environment
 from crossdock.configuration.pipeline import PipelineConfig
@@ -197,6 +198,7 @@ def build(configuration: Configuration, systems: Mapping[str, System], instance:
         tasks={
             INDEX: projecting(configuration, kafka, clock),
             RETENTION: watching(configuration, control, clock),
+            **archiving(configuration, kafka, clock),
         },
         threads=context.pools,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connectors.clock import Clock, SystemClock
+from crossdock.archive import expired, past_of
 from crossdock.configuration.load import Configuration, load_from_environment
 from streams.runtime.kafka import Kafka
 from streams.runtime.ownership import Body
@@ -57,7 +58,8 @@ def projection_of(
     """What projects all topics of the configuration."""
     from streams.index.projection import Projection, projected_topics
 
-    return Projection(kafka, projected_topics(*_all_topics(configuration)), database, thread, clock)
+    past = past_of(configuration)
+    return Projection(kafka, projected_topics(*_all_topics(configuration)), database, thread, clock, past=past)
 
 
 @contextlib.contextmanager
@@ -86,7 +88,7 @@ def catch_up(
 
 
 def rebuild(folder: Path, told: Callable[[int, int], None]) -> dict[str, Any]:
-    """Deletes all that the index holds of this hub, and makes it again out of Kafka.
+    """Deletes all that the index holds of this hub, and makes it again out of Kafka; what expired, out of the archive.
 
     Args:
         folder: of crossdock.yaml.
@@ -96,13 +98,16 @@ def rebuild(folder: Path, told: Callable[[int, int], None]) -> dict[str, Any]:
         The status after it.
 
     Raises:
-        Retriable: Kafka or the index's database does not answer.
+        ConfigError: there is an archive, and no pyarrow to read it.
+        Retriable: Kafka, the index's database or the archive does not answer.
     """
     configuration = load_from_environment(folder)
+    past_of(configuration)
     topics = [topic.name for topic in topics_of(configuration)]
     with opened(configuration) as database:
         with _admin(configuration) as admin:
-            total = sum(span.end - span.begin for span in admin.spans(topics).values())
+            spans = admin.spans(topics)
+        total = sum(span.end - span.begin for span in spans.values()) + expired(configuration, spans)
         database.clear(topics)
         done = 0
 

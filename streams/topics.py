@@ -110,6 +110,11 @@ class PipelineTopics:
         return (*self.to_enrich, *self.to_write)
 
     @property
+    def audited(self) -> tuple[Topic, ...]:
+        """What must be archived before it expires."""
+        return self.receipts, self.dead, self.review
+
+    @property
     def in_backfill(self) -> "PipelineTopics":
         """The same pipeline as its backfill sees it: what is enriched goes on in the backfill."""
         return replace(self, enriched=self.backfill_enriched)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from connectors.errors import ConfigError, CrossdockError
+from crossdock.cli.archive import archive
 from crossdock.cli.dead import dead
 from crossdock.cli.index import index
 from crossdock.cli.offsets import offsets
@@ -25,6 +26,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 a file or the command line must be changed, 130 interrupted.",
 )
 broker = typer.Typer(no_args_is_help=True, help="An embedded Apache Kafka for development.")
+app.add_typer(archive, name="archive")
 app.add_typer(dead, name="dead")
 app.add_typer(broker, name="broker")
 app.add_typer(held, name="held")

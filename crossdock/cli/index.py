@@ -12,7 +12,7 @@ index = typer.Typer(no_args_is_help=True, help="The index: answers about receipt
 
 @index.command("rebuild")
 def index_rebuild(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
-    """Deletes the index and makes it again out of Kafka; workers may run."""
+    """Deletes the index and makes it again out of Kafka and the archive; workers may run."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -10,11 +10,13 @@
 | what the connectors can tell offline (operations of a WSDL)                  | the description has others            |
 | `freshness`                                                                  | it is shorter than `source.every`     |
 | `retention` in production                                                    | receipts, dead or review: under 184d  |
+| `archive`                                                                    | no pyarrow, or `every` is too long    |
 | `timeouts.total` of a system that is written to                              | it is longer than a drain may take    |
 """
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeAlias
 
 import jmespath
@@ -231,11 +233,13 @@ def _texts(value: Any) -> Iterator[str]:
 
 # The hub
 
+ARCHIVE_NEEDS = "install it with: pip install 'crossdock[archive]'"
 LEAST_IN_PRODUCTION = timedelta(days=184)
 """Six months, and a day more than any six of them have."""
 
 
 def _of_hub(configuration: Configuration) -> Iterator[str]:
+    yield from _of_archive(configuration)
     if configuration.hub.environment != "production" or configuration.hub_document is None:
         return
     for kind in ("receipts", "dead", "review"):
@@ -245,6 +249,19 @@ def _of_hub(configuration: Configuration) -> Iterator[str]:
                 f"{kind}: what became of each record is kept for at least 184d in production, and not {_days(kept)}"
             )
             yield str(configuration.hub_document.error(("retention", kind), message))
+
+
+def _of_archive(configuration: Configuration) -> Iterator[str]:
+    archive, document = configuration.hub.archive, configuration.hub_document
+    if archive is None or document is None:
+        return
+    if find_spec("pyarrow") is None:
+        yield str(document.error(("archive",), f"pyarrow is not installed; {ARCHIVE_NEEDS}"))
+    for kind in ("receipts", "dead", "review"):
+        kept: timedelta = getattr(configuration.hub.retention, kind)
+        if archive.every > kept / 4:
+            message = f"every: at most a quarter of retention.{kind} ({_days(kept)}), so that nothing expires before"
+            yield str(document.error(("archive", "every"), message))
 
 
 def _days(kept: timedelta) -> str:

@@ -98,6 +98,16 @@ class RetentionConfig(Block):
         return Retention(self.changes, self.enriched, self.receipts, self.dead, self.review)
 
 
+class ArchiveConfig(Block):
+    """Where receipts, dead letters and reviews go before they expire. Needs the extra `archive`."""
+
+    folder: str = Field(
+        min_length=1, description="relative to this file; workers on several machines share it, and it is backed up"
+    )
+    every: Duration = Field(default=timedelta(days=1), description="the longest that a record waits for its file")
+    rows: int = Field(default=100_000, ge=1, description="of one file at most")
+
+
 class HubConfig(Block):
     """The file itself."""
 
@@ -106,5 +116,6 @@ class HubConfig(Block):
     worker_group: Name = "main"
     index: IndexConfig = IndexConfig()
     retention: RetentionConfig = RetentionConfig()
+    archive: ArchiveConfig | None = Field(default=None, description="left out: what expires is gone")
     metrics: MetricsConfig | None = Field(default=None, description="left out: nothing is served")
     models: str = Field(default="models", description="folder of the model versions, beside this file")

@@ -36,6 +36,12 @@ class Configuration:
     hub_document: Document | None = None
 
     @property
+    def archive(self) -> Path | None:
+        """Folder of the archive; None = there is none."""
+        config = self.hub.archive
+        return None if config is None else (self.folder / config.folder).absolute()
+
+    @property
     def models(self) -> Path:
         return self.folder / self.hub.models
 
@@ -129,7 +135,7 @@ def _overridden(document: Document, below: tuple[str, ...], environ: Mapping[str
         if not variable.startswith(start) or document.data is None:
             continue
         path = variable[len(start) :].lower().split("__")
-        if not below and path[0] not in ("kafka", "index"):
+        if not below and path[0] not in ("kafka", "index", "archive"):
             continue  # of a system, a pipeline, or no setting of a file
         block = document.data
         for part in path[:-1]:

@@ -15,11 +15,14 @@ from connectors.clock import Clock
 from connectors.errors import CrossdockError, Retriable
 from schemas.codec import Undecodable
 from schemas.values import rfc3339
+from streams.archive.manifest import Place
+from streams.archive.past import Past
 from streams.backoff import backoff, wait_for_stop
 from streams.index.database import IndexDatabase, Overtaken, Projected
 from streams.index.tables import Kind, Row, row_of
 from streams.runtime.kafka import ConsumerRecord, Kafka, KafkaError, TopicPartition
 from streams.runtime.tail import Tail
+from streams.runtime.topic_ids import topic_ids
 from streams.topics import HubTopics, PipelineTopics, Topic
 
 log = logging.getLogger("crossdock.streams.index")
@@ -46,8 +49,17 @@ class Projection:
     """Projects the topics of one hub. The database is spoken to in `threads`, one call at a time."""
 
     def __init__(
-        self, kafka: Kafka, topics: Mapping[Topic, Kind], database: IndexDatabase, threads: Executor, clock: Clock
+        self,
+        kafka: Kafka,
+        topics: Mapping[Topic, Kind],
+        database: IndexDatabase,
+        threads: Executor,
+        clock: Clock,
+        *,
+        past: Past | None = None,
     ) -> None:
+        """`past`: where records are that Kafka no longer has."""
+        self._past = past
         self._kafka, self._topics, self._database = kafka, list(topics), database
         self._kinds = {topic.name: kind for topic, kind in topics.items()}
         self._threads, self._clock = threads, clock
@@ -85,7 +97,7 @@ class Projection:
             try:
                 async with Tail(self._kafka, self._topics) as tail:
                     ends = ends or await tail.ends()
-                    await self._begin(tail)
+                    await self._begin(tail, told)
                     while left := {tp for tp, end in ends.items() if self._positions.get(tp, 0) < end}:
                         before = sum(self._positions.get(tp, 0) for tp in left)
                         await self._step(tail, 0.5)
@@ -104,8 +116,8 @@ class Projection:
                 if await self._step(tail, 1.0) < BATCH:
                     await wait_for_stop(stop, GATHER)
 
-    async def _begin(self, tail: Tail) -> None:
-        """Where the database ends, as far as Kafka still knows of it."""
+    async def _begin(self, tail: Tail, told: Callable[[int], None] | None = None) -> None:
+        """Where the database ends, as far as Kafka still knows of it; what is older comes out of the archive."""
         await self._in_thread(self._database.open)
         names = [topic.name for topic in self._topics]
         stored = await self._in_thread(self._database.positions, names)
@@ -116,11 +128,33 @@ class Projection:
             moved = {tp: (stored[tp], begins[tp]) for tp in anew}
             await self._in_thread(self._database.store, Projected(moved=moved, emptied=anew))
             stored |= {tp: begins[tp] for tp in anew}
+        gone = {tp: begin for tp, begin in begins.items() if stored.get(tp, 0) < begin}
+        if gone and self._past is not None:
+            await self._from_archive(self._past, gone, stored, told)
         gaps = [tp for tp, at in stored.items() if at < begins.get(tp, 0)]
         if gaps:
             log.warning("index.gap partitions=%s (records expired before they were projected)", _told(gaps))
         self._positions = stored
         tail.seek({tp: max(begins[tp], stored.get(tp, 0)) for tp in tail.partitions})
+
+    async def _from_archive(
+        self,
+        past: Past,
+        gone: Mapping[TopicPartition, int],
+        stored: dict[TopicPartition, int],
+        told: Callable[[int], None] | None,
+    ) -> None:
+        """Projects what Kafka no longer has, and moves `stored` on; `gone` says where Kafka begins."""
+        ids = await topic_ids(self._kafka, {tp.topic for tp in gone})
+        for tp, begin in gone.items():
+            place = Place(tp.topic, ids.get(tp.topic, ""), tp.partition)
+            parts = past.between(place, stored.get(tp, 0), begin)
+            while (part := await self._in_thread(next, parts, None)) is not None:
+                moved = {tp: (stored.get(tp, -1), part.next)}
+                await self._in_thread(self._store, {tp: part.records}, Projected(moved=moved))
+                stored[tp] = part.next
+                if told is not None:
+                    told(len(part.records))
 
     async def _step(self, tail: Tail, seconds: float) -> int:
         """One batch and its positions; says how many records it held."""

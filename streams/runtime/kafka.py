@@ -145,10 +145,16 @@ STOP_PATIENCE = 5.0
 
 
 async def stop_quietly(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """Stops a client within a time: with the broker away, `stop()` alone would wait for it."""
+    """Stops a client within a time: with the broker away, `stop()` alone would wait for it.
+
+    A consumer's own end raises `CancelledError` where a fetch was under way; only ours is one.
+    """
     try:
         await asyncio.wait_for(client.stop(), STOP_PATIENCE)
-    except (KafkaError, TimeoutError, AssertionError) as error:
+    except (KafkaError, TimeoutError, AssertionError, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
         logging.getLogger("crossdock.streams.kafka").info("client.stopped_late error=%r", error)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(insides.hang_up(client), 1.0)

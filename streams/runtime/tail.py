@@ -12,12 +12,18 @@ from streams.topics import Topic
 class Tail:
     """`async with Tail(kafka, topics) as tail: tail.seek(...); await tail.read(...)`."""
 
-    def __init__(self, kafka: Kafka, topics: Sequence[Topic]) -> None:
+    def __init__(self, kafka: Kafka, topics: Sequence[Topic], only: TopicPartition | None = None) -> None:
+        """`only`: this partition of them."""
         self._consumer: AIOKafkaConsumer = kafka.viewer()
-        self.partitions = [TopicPartition(topic.name, n) for topic in topics for n in range(topic.partitions)]
+        every = [TopicPartition(topic.name, n) for topic in topics for n in range(topic.partitions)]
+        self.partitions = every if only is None else [only]
 
     async def __aenter__(self) -> "Tail":
-        await self._consumer.start()
+        try:
+            await self._consumer.start()
+        except BaseException:
+            await stop_quietly(self._consumer)
+            raise
         self._consumer.assign(self.partitions)
         return self
 
