@@ -21,6 +21,10 @@ UNREACHED_AFTER = 15.0
 """Seconds at work without coming to the failpoint."""
 GOES_ON = 3.0
 """Seconds for a zombie to do harm, if it can."""
+CRASHES, RESTS = 2, 1.5
+"""After so many crashes in a row a worker lives for so many seconds, and ends in order: a third one would hold whatever
+was in hand, as if a record of it were to blame.
+"""
 
 
 def failpoints(run: "Run", armed: Sequence[str]) -> None:
@@ -49,6 +53,9 @@ class _Armed:
         return self.text.partition(":")[0]
 
 
+_AT_REST = _Armed("")
+
+
 @dataclass
 class _Lives:
     """The lives of one worker, each with a failpoint of those that wait."""
@@ -59,6 +66,7 @@ class _Lives:
     tell: Callable[[str], None]
     unreached: list[str] = field(default_factory=list)
     armed: _Armed | None = None
+    _crashes: int = 0
     _pid: int = 0
     _state: tuple[str, float] = ("", 0.0)
 
@@ -71,10 +79,11 @@ class _Lives:
         life = self.worker.lives[-1] if self.worker.lives else None
         if life is None:
             return
-        if self.armed is None or (not life.alive and life.armed == self.armed.text):
+        armed = life.armed or ""
+        if self.armed is None or (not life.alive and armed == self.armed.text):
             self._see_end(life)
             self._arm_next()
-        elif life.alive and life.armed != self.armed.text:
+        elif life.alive and armed != self.armed.text:
             self.worker.kill()  # the next life is the armed one
         elif life.alive:
             self._act(self._in_state(life), self.armed)
@@ -94,7 +103,7 @@ class _Lives:
             case "stopped", since if since > ZOMBIE:
                 self._state = ("woken", time.monotonic())
                 self.worker.signal(SIGCONT)
-            case "works", since if armed.name in AT_THE_END and since > 1.0:
+            case "works", since if (armed.name in AT_THE_END and since > 1.0) or (armed is _AT_REST and since > RESTS):
                 self._state = ("ending", time.monotonic())
                 self.worker.signal(SIGTERM)
             case "woken", since if since > GOES_ON:
@@ -110,6 +119,7 @@ class _Lives:
         armed = self.armed
         if armed is None or life.armed != armed.text:
             return
+        self._crashes += 1
         missed = self._state[0] == "unreached" or (life.code == 0 and not self.worker.raised(armed.name))
         lasted = (life.ended or life.began) - life.began
         self.tell(
@@ -125,6 +135,9 @@ class _Lives:
     def _arm_next(self) -> None:
         self._state = ("", 0.0)
         mine = [each for each in self.waiting if self.worker.instance not in each.tried]
+        if mine and self._crashes >= CRASHES:
+            self.armed, self._crashes = _AT_REST, 0
+            return
         self.armed = mine[0] if mine else None
         if self.armed is not None:
             self.waiting.remove(self.armed)

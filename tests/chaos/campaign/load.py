@@ -86,7 +86,7 @@ class Load:
         while not self._stopping.is_set():
             paid = max(paid, self.seconds - LONGEST_DEBT)
             due = int((self.seconds - paid) * pace)
-            if due < LOT[source] // 2:
+            if due < max(1, min(LOT[source] // 2, int(pace))):
                 self._stopping.wait(0.05)
                 continue
             keys = _chosen(mine, chance, chance.randint(1, min(LOT[source], due)))
