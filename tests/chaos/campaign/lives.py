@@ -17,7 +17,7 @@ AT_THE_END = ("reader_before_give_up", "reader_after_give_up")
 """Passed when a worker gives its partitions up: it is told to end."""
 AFTER_A_COMMAND = ("replay_", "offset_")
 """Passed when a person sends letters again or moves an offset."""
-UNREACHED_AFTER = 15.0
+UNREACHED_AFTER = 40.0
 """Seconds at work without coming to the failpoint."""
 GOES_ON = 3.0
 """Seconds for a zombie to do harm, if it can."""

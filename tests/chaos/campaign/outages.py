@@ -144,6 +144,7 @@ def system_away(run: "Run", system: str, seconds: float) -> None:
         time.sleep(seconds - BREAKER_INTERVAL)
         intervals = (time.monotonic() - began) / BREAKER_INTERVAL
         run.measure(f"attempts_per_5s_{system}", (proxy.attempts - before) / intervals)
+        run.measure("memory_growth_mb", run.watch.growth(began, time.monotonic()))
 
 
 def cut_commits(run: "Run", system: str, seconds: float, share: float) -> None:

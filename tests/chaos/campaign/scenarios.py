@@ -257,6 +257,14 @@ SCENARIOS = {
             limits={"attempts_per_5s_warehouse": 1.1, "crashed_lives": 0},
         ),
         Scenario(
+            "long-outage",
+            "a target is away for ten minutes; MINUTES=11 at least, so that its source goes on",
+            once("system_away", at=60.0, system="warehouse", seconds=600.0),
+            proxied=("warehouse",),
+            limits={"attempts_per_5s_warehouse": 1.1, "memory_growth_mb": 64, "crashed_lives": 0},
+            by_name_only=True,
+        ),
+        Scenario(
             "disk-full",
             "no room in the target's file system",
             in_turn(Step(0.0, "small_disk", {"megabytes": 16}), Step(10.0, "fill_disk", {"seconds": 20.0})),
