@@ -1,7 +1,7 @@
 """YAML with places: plain data, and the line and column of every key and value.
 
 Safe by construction: nodes are composed and never constructed, so no tag can make an object. Aliases, tags and
-duplicate keys are errors; booleans are `true` and `false` alone, as in YAML 1.2; a file has at most 1 MB.
+duplicate keys are errors; booleans are `true` and `false` alone, as in YAML 1.2; a file has at most 1 MB and 40 levels.
 """
 
 import re
@@ -14,6 +14,7 @@ import yaml
 from connectors.errors import ConfigError
 
 LARGEST = 1_000_000
+DEEPEST = 40
 Place: TypeAlias = tuple[int, int]
 Where: TypeAlias = tuple[str | int, ...]
 
@@ -49,8 +50,10 @@ def read(file: Path) -> Document:
     document = Document(file)
     try:
         text = raw.decode("utf-8")
+        depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
-            _refuse(event, document)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            _refuse(event, depth, document)
         node = yaml.compose(text, yaml.SafeLoader)
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8 (byte {error.start})", file=str(file)) from error
@@ -74,9 +77,11 @@ def scalar(text: str) -> Any:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def _refuse(event: Any, document: Document) -> None:
+def _refuse(event: Any, depth: int, document: Document) -> None:
     mark = event.start_mark
     place = {"file": str(document.file), "line": mark.line + 1, "column": mark.column + 1}
+    if depth > DEEPEST:  # the reader takes quadratic time for it
+        raise ConfigError(f"nested deeper than {DEEPEST}", **place)
     if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
         raise ConfigError("anchors and aliases are not allowed; write the value where it is used", **place)
     if getattr(event, "tag", None) is not None:
