@@ -196,7 +196,8 @@ def test_the_last_receipts_stand_in_for_a_target_without_our_versions(hub: Hub) 
     clean = hub.reconcile("customers")
     (written,) = clean["writebacks"]
     assert clean["ok"], written
-    assert (written["against"], written["records"], written["values_compared"]) == ("receipts", ROWS, ROWS)
+    assert (written["against"], written["records"]) == ("receipts", ROWS)
+    assert written["values_compared"] >= ROWS  # what a source gave twice, as after a rebalance, is compared twice
 
     execute(hub.source, "UPDATE customers SET region = 'changed' WHERE id = 21")
     execute(hub.source, "DELETE FROM customers WHERE id = 22")
