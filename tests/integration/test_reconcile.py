@@ -176,7 +176,7 @@ def test_differences_of_every_kind_are_found_and_nothing_else(hub: Hub) -> None:
     (written,) = clean["writebacks"]
     assert clean["ok"], written
     assert (written["against"], written["source"], written["records"]) == ("target", "itself", ROWS)
-    assert written["values_compared"] == ROWS - ROWS // 10
+    assert written["values_compared"] >= ROWS - ROWS // 10
     assert written["verified_through"] is not None
 
     execute(hub.target, "UPDATE copies SET rev = '0001.00000000000000000007.0000' WHERE no = 11")
