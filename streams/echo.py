@@ -10,6 +10,7 @@ of its pipeline tells nothing: what one of them wrote may be news for the other.
 """
 
 import logging
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from streams.settled import Incoming
 log = logging.getLogger("crossdock.streams.echo")
 
 HEADER = "cd_echo"
-MOST = 100_000
+MOST = 50_000
 """Writes whose echo is waited for; the oldest are given up first."""
 LIVES = 600.0
 TELL_EVERY = 60.0
@@ -79,6 +80,7 @@ class Echoes:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waited: OrderedDict[bytes, tuple[Written, float]] = OrderedDict()
+        self._fields: dict[tuple[str, ...], list[str]] = {}
         self.counts = Counts()
         self._told, self._tell_at = Counts(), clock.monotonic() + TELL_EVERY
 
@@ -94,6 +96,11 @@ class Echoes:
             written = decode(told, Written)
         except Undecodable:
             return  # a newer release's: its echo passes, and has no effect
+        fields = self._fields.setdefault(
+            tuple(written.fields), written.fields
+        )  # held once: they are the same each time
+        origin, reason = sys.intern(written.origin), sys.intern(written.reason)
+        written = msgspec.structs.replace(written, origin=origin, fields=fields, reason=reason)
         self._waited.pop(receipt.key, None)
         self._waited[receipt.key] = written, self._clock.monotonic() + LIVES
         self._give_up()
