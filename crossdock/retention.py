@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from connectors.clock import Clock
+from connectors.errors import Retriable
 from crossdock.configuration.load import Configuration
 from streams.control import Control
 from streams.retention import RetentionWatch, Unread
@@ -63,19 +65,18 @@ class KafkaLook:
     clock: Clock
 
     def unread(self) -> list[Unread]:
-        found: list[Unread] = []
-        with self._admin() as admin:
-            for pipeline, group, topics in self._groups():
-                kept = admin.retentions(topics)
-                now = self.clock.now().timestamp()
-                for (topic, partition), moment in admin.oldest_unread(group, topics).items():
-                    if topic in kept:
-                        age = max(0.0, now - moment)
-                        found.append(Unread(pipeline, group, topic, partition, age, kept[topic]))
-        return found
+        with self._asked() as admin:
+            return [each for found in self._groups() for each in self._of_group(admin, *found)]
+
+    def _of_group(self, admin: "Admin", pipeline: str, group: str, topics: list[str]) -> Iterator[Unread]:
+        kept = admin.retentions(topics)
+        now = self.clock.now().timestamp()
+        for (topic, partition), moment in admin.oldest_unread(group, topics).items():
+            if topic in kept:
+                yield Unread(pipeline, group, topic, partition, max(0.0, now - moment), kept[topic])
 
     def set_retention(self, topic: str, seconds: float) -> None:
-        with self._admin() as admin:
+        with self._asked() as admin:
             admin.set_retention(topic, seconds)
 
     def _groups(self) -> list[tuple[str, str, list[str]]]:
@@ -89,8 +90,16 @@ class KafkaLook:
             found += [(name, write_group(hub.kafka.prefix, system), written) for system in systems]
         return found
 
-    def _admin(self) -> "Admin":
+    @contextmanager
+    def _asked(self) -> Iterator["Admin"]:
+        """Raises Retriable for whatever Kafka's client says while the broker is away."""
+        from kafka.errors import KafkaError
+
         from streams.admin import Admin
 
         kafka = self.configuration.hub.kafka
-        return Admin(kafka.bootstrap, kafka.admin_security())
+        try:
+            with Admin(kafka.bootstrap, kafka.admin_security()) as admin:
+                yield admin
+        except KafkaError as error:
+            raise Retriable("Kafka does not answer", detail=repr(error)) from error

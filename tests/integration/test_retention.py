@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import NodeNotReadyError
 from kafka.structs import OffsetAndMetadata
 
 from connectors.clock import SystemClock
-from connectors.errors import ConfigError
+from connectors.errors import ConfigError, Retriable
 from crossdock.broker import Broker
 from crossdock.configuration.load import Configuration, load
 from crossdock.pauses import pause, resume
@@ -155,6 +156,19 @@ def test_unread_records_near_their_end_pause_the_sources_and_are_kept_until_they
 
     asyncio.run(scene())
     assert [line for line in caplog.messages if line.startswith("retention.near")]
+
+
+def test_a_broker_that_goes_away_while_it_is_asked_ends_no_worker(
+    broker: Broker, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10: the watch tries again."""
+
+    def gone(*_: object) -> None:
+        raise NodeNotReadyError("No node_id provided")
+
+    monkeypatch.setattr(Admin, "oldest_unread", gone)
+    with pytest.raises(Retriable, match="Kafka does not answer"):
+        KafkaLook(configuration, CLOCK).unread()
 
 
 def test_a_person_pauses_and_resumes_and_the_hubs_own_pause_is_told(
