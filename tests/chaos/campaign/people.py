@@ -25,10 +25,10 @@ BACK = 400
 
 
 def crossdock(run: "Run", *words: str) -> dict[str, Any]:
-    """A command of the hub, and the JSON object that it answers with; empty if it failed."""
+    """A command of the hub, and the JSON object that it answers with; `error` alone if it failed."""
     command = [sys.executable, "-m", "crossdock", *words, "--json"]
     done = subprocess.run(command, env=run.stage.environ, capture_output=True, text=True, timeout=180, check=False)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {"error": done.stderr[-500:]}
     return found
 
 
@@ -84,13 +84,14 @@ class Operator:
         while not self._ending.wait(0.5):
             if not self._wanted():
                 continue
-            self.done += bool(crossdock(self._run, "dead", "replay", hub, "--reason", "campaign"))
+            self.done += "error" not in crossdock(self._run, "dead", "replay", hub, "--reason", "campaign")
             flow = FLOWS[self._chance.choice(self._run.scenario.pipelines)]
             stands = self._stands(flow)
             if stands is not None and not self._ending.is_set():
                 subject, offset = stands
-                self.done += bool(
-                    crossdock(self._run, "offsets", "set", hub, subject, str(max(0, offset - BACK)), "--yes")
+                to = str(max(0, offset - BACK))
+                self.done += "error" not in crossdock(
+                    self._run, "offsets", "set", hub, subject, to, "--reason", "campaign", "--yes"
                 )
 
     def _stands(self, flow: Flow) -> tuple[str, int] | None:
@@ -117,7 +118,8 @@ def lose_offsets(run: "Run") -> None:
     at_work(run, 0)
     until(lambda: run.workers.logged("trouble=lost") >= len(run.scenario.pipelines), "every source to stop", 120)
     for name in run.scenario.pipelines:
-        moved = crossdock(run, "offsets", "reset", str(run.stage.hub), FLOWS[name].task, "--yes", "--wait", "60")
+        words = ("offsets", "reset", str(run.stage.hub), FLOWS[name].task, "--reason", "campaign")
+        moved = crossdock(run, *words, "--yes", "--wait", "60")
         if not moved.get("done"):
             raise NotPossible(f"the offset of {FLOWS[name].task} was not reset: {moved}")
     run.come_to_rest()
