@@ -11,7 +11,6 @@ from schemas.values import rfc3339
 from streams.admin import Admin
 from streams.control import outgoing
 from streams.topics import HubTopics
-from streams.words import did_you_mean
 
 
 def pause(folder: Path, pipeline: str, reason: str, by: str, clock: Clock) -> None:
@@ -60,9 +59,7 @@ def standing(admin: Admin, configuration: Configuration, pipeline: str) -> tuple
 
 def _with(folder: Path, pipeline: str) -> Configuration:
     configuration = load_from_environment(folder)
-    if pipeline not in configuration.pipelines:
-        near = did_you_mean(pipeline, configuration.pipelines)
-        raise ConfigError(f"no pipeline {pipeline!r}; known: {', '.join(sorted(configuration.pipelines))}{near}")
+    configuration.pipeline(pipeline)
     return configuration
 
 

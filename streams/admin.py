@@ -119,7 +119,8 @@ class Admin:
 
     def retentions(self, topics: Sequence[str]) -> dict[str, float]:
         """Seconds that each of these topics really keeps its records; compacted and missing ones are left out."""
-        asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics if self._describe([name])]
+        present = {found["name"] for found in self._describe(None)}
+        asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics if name in present]
         try:
             found = self._client.describe_configs(asked, config_filter="all")["topic"] if asked else {}
         except KafkaError as error:

@@ -32,6 +32,8 @@ from streams.settled import Incoming
 log = logging.getLogger("crossdock.streams.echo")
 
 HEADER = "cd_echo"
+ECHO = "echo"
+"""Reason of a filtered change that is our own write, read again: the target holds what it held."""
 MOST = 50_000
 """Writes whose echo is waited for; the oldest are given up first."""
 LIVES = 600.0
@@ -49,7 +51,7 @@ class Written(msgspec.Struct, frozen=True):
     fields: list[str]
     values: str
     """Digest of what was written into them."""
-    reason: str = "echo"
+    reason: str = ECHO
 
 
 def told_of(write: Write, event: Incoming) -> tuple[str, bytes] | None:
@@ -59,7 +61,7 @@ def told_of(write: Write, event: Incoming) -> tuple[str, bytes] | None:
         return None
     fields = sorted(write.fields)
     values = _digest(write.fields, fields)
-    reason = "undo" if event.cause.startswith("undo:") else "echo"
+    reason = "undo" if event.cause.startswith("undo:") else ECHO
     content = event.event_id.rpartition("~")[2]
     return HEADER, encode(Written(origin.removeprefix("/"), event.event.version, content, fields, values or "", reason))
 

@@ -234,6 +234,7 @@ def _texts(value: Any) -> Iterator[str]:
 # The hub
 
 ARCHIVE_NEEDS = "install it with: pip install 'crossdock[archive]'"
+_AUDITED = ("receipts", "dead", "review")
 LEAST_IN_PRODUCTION = timedelta(days=184)
 """Six months, and a day more than any six of them have."""
 
@@ -242,7 +243,7 @@ def _of_hub(configuration: Configuration) -> Iterator[str]:
     yield from _of_archive(configuration)
     if configuration.hub.environment != "production" or configuration.hub_document is None:
         return
-    for kind in ("receipts", "dead", "review"):
+    for kind in _AUDITED:
         kept: timedelta = getattr(configuration.hub.retention, kind)
         if kept < LEAST_IN_PRODUCTION:
             message = (
@@ -257,7 +258,7 @@ def _of_archive(configuration: Configuration) -> Iterator[str]:
         return
     if find_spec("pyarrow") is None:
         yield str(document.error(("archive",), f"pyarrow is not installed; {ARCHIVE_NEEDS}"))
-    for kind in ("receipts", "dead", "review"):
+    for kind in _AUDITED:
         kept: timedelta = getattr(configuration.hub.retention, kind)
         if archive.every > kept / 4:
             message = f"every: at most a quarter of retention.{kind} ({_days(kept)}), so that nothing expires before"

@@ -16,6 +16,7 @@ from crossdock.configuration.hub import HubConfig
 from crossdock.configuration.pipeline import PipelineConfig
 from crossdock.configuration.yaml import Document, Where, read, scalar
 from streams.topics import PipelineTopics
+from streams.words import did_you_mean
 
 OVERRIDE = "CROSSDOCK_"
 _T = TypeVar("_T", bound=BaseModel)
@@ -49,6 +50,14 @@ class Configuration:
         """The topics of a pipeline as they must be."""
         kafka = self.hub.kafka
         return PipelineTopics.of(kafka.prefix, pipeline, kafka.partitions, self.hub.retention.build())
+
+    def pipeline(self, name: str) -> PipelineConfig:
+        """Raises ConfigError if there is none of that name."""
+        found = self.pipelines.get(name)
+        if found is None:
+            near = did_you_mean(name, self.pipelines)
+            raise ConfigError(f"no pipeline {name!r}; known: {', '.join(sorted(self.pipelines))}{near}")
+        return found
 
     def error(self, pipeline: str, where: Where, message: str) -> ConfigError:
         """An error in a pipeline's file, with its place."""

@@ -31,7 +31,6 @@ from streams.offsets import in_hub
 from streams.runtime.kafka import Kafka
 from streams.runtime.publisher import Outgoing, Publisher
 from streams.topics import HubTopics, PipelineTopics
-from streams.words import did_you_mean
 
 LOOK = 60.0
 """Seconds that a look at some records may take."""
@@ -147,10 +146,7 @@ def hub_of(folder: Path, name: str, clock: Clock) -> Iterator[Hub]:
         Retriable: Kafka or the index does not answer.
     """
     configuration = load_from_environment(folder)
-    pipeline = configuration.pipelines.get(name)
-    if pipeline is None:
-        near = did_you_mean(name, configuration.pipelines)
-        raise ConfigError(f"no pipeline {name!r}; known: {', '.join(sorted(configuration.pipelines))}{near}")
+    pipeline = configuration.pipeline(name)
     key = tuple(getattr(pipeline.source, "key", ()))
     if not key:
         raise ConfigError(f"the source of {name} names no `key:`, and records are compared by their keys")

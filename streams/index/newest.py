@@ -11,14 +11,13 @@ from connectors.contract import Bucket, Held, KeyRange
 from schemas.change import canonical_key
 from schemas.outcome import Fate
 from schemas.values import Key
+from streams.echo import ECHO
 from streams.index.database import IndexDatabase
 from streams.index.tables import DEAD, RECEIPTS
 from streams.topics import PipelineTopics
 
 _AT_ONCE = 500
 _EFFECTS = (Fate.APPLIED.value, Fate.UNCHANGED.value)
-_ECHO = "echo"
-"""Reason of a filtered change that is our own write, read again: the target holds what it held."""
 
 
 class Newest(NamedTuple):
@@ -65,7 +64,7 @@ class NewestReceipts:
         asked = sa.select(*columns).where(self._where, RECEIPTS.c.key.in_(keys))
         effects: dict[str, str | None] = {}
         for row in connection.execute(asked.order_by(RECEIPTS.c.version, RECEIPTS.c.offset)):
-            if not (row.fate == Fate.FILTERED.value and row.reason == _ECHO):
+            if not (row.fate == Fate.FILTERED.value and row.reason == ECHO):
                 effects[row.key] = row.event_id if row.fate in _EFFECTS else None
             yield row.key, Newest(without_cause(row.version), Fate(row.fate), effects.get(row.key))
 

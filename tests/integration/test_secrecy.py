@@ -4,19 +4,15 @@ import base64
 import json
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from hubs import Hub
 
 from connectors.clock import SystemClock
-from connectors.errors import Retriable
 from crossdock.demo import dataset, flightops
 from crossdock.demo.stage import Stage
 from crossdock.demo.verdict import topics_of
@@ -47,16 +43,6 @@ def hub(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     hub = Hub(stage, tmp_path / "config")
     yield hub
     hub.stop()
-
-
-def until(what: Callable[[], Any], hub: Hub, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        with suppress(Retriable):
-            if what():
-                return
-        assert time.monotonic() < end, hub.log.read_text()[-3000:]
-        time.sleep(0.2)
 
 
 def state_is(hub: Hub, word: str) -> bool:
@@ -107,12 +93,12 @@ def test_no_secret_and_nothing_of_a_record_is_told_while_everything_goes_wrong(
     )
 
     hub.start()
-    until(lambda: state_is(hub, "credentials"), hub)
+    hub.until(lambda: state_is(hub, "credentials"))
     secret.write_text(stage.passwords["FLIGHTOPS_PASSWORD"])
-    until(lambda: hub.letters("delay-risk") and hub.letters("inspection-priority"), hub)
+    hub.until(lambda: hub.letters("delay-risk") and hub.letters("inspection-priority"))
     engine.dispose()
     stage.postgres.stop()
-    until(lambda: state_is(hub, "breaker_open") or "task.waits" in hub.log.read_text(), hub)
+    hub.until(lambda: state_is(hub, "breaker_open") or "task.waits" in hub.log.read_text())
 
     everything = told(hub, metrics)
     assert len(everything["log"]) > 1000

@@ -3,16 +3,13 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from hubs import Hub
 
 from connectors.clock import SystemClock
-from connectors.errors import Retriable
 from crossdock.demo import dataset, flightops
 from crossdock.demo.stage import Stage
 from crossdock.operator import decide, held
@@ -60,17 +57,6 @@ def run(engine: sa.Engine, statement: str) -> None:
         connection.execute(sa.text(statement))
 
 
-def until(what: Callable[[], Any], hub: Hub, seconds: float = 120) -> Any:
-    """The first answer that is true. Kafka may have none while it moves a coordinator."""
-    end = time.monotonic() + seconds
-    while True:
-        with suppress(Retriable):
-            if found := what():
-                return found
-        assert time.monotonic() < end, hub.log.read_text()[-3000:]
-        time.sleep(0.2)
-
-
 def final_fates(hub: Hub, count: int) -> Counter[Fate]:
     """The last fate of the first version of each flight, once so many flights have one and none is parked."""
 
@@ -82,7 +68,7 @@ def final_fates(hub: Hub, count: int) -> Counter[Fate]:
         )
         return Counter() if fates[Fate.PARKED] else fates
 
-    return Counter(until(look, hub))
+    return Counter(hub.until(look))
 
 
 def state_of(hub: Hub, word: str) -> Callable[[], str | None]:
@@ -102,10 +88,10 @@ def test_a_column_that_is_renamed_at_the_target_costs_time_and_no_record(
     columns = "[id, carrier, origin, distance, sched_dep, dep_time, updated_at]"  # of the source: it goes on reading
     hub.change("delay-risk", "key: [id]\n", f"key: [id]\n  columns: {columns}\n")
     hub.start()
-    until(lambda: status(hub.folder)["workers"], hub)
+    hub.until(lambda: status(hub.folder)["workers"])
     run(engine, "ALTER TABLE flights RENAME COLUMN delay_band TO band")
     publish_flights(engine)
-    assert "delay_band" in until(state_of(hub, "breaker_open"), hub)
+    assert "delay_band" in hub.until(state_of(hub, "breaker_open"))
     assert hub.letters("delay-risk") == []
     run(engine, "ALTER TABLE flights RENAME COLUMN band TO delay_band")
     assert final_fates(hub, COUNT) == {Fate.APPLIED: COUNT}
@@ -119,11 +105,11 @@ def test_a_target_that_refuses_every_record_is_held_and_asks_a_person(
     run(engine, "ALTER TABLE flights ADD CONSTRAINT deployed CHECK (delay_risk IS NULL)")
     publish_flights(engine)
     hub.start()
-    (waiting,) = until(lambda: held(hub.folder), hub)
+    (waiting,) = hub.until(lambda: held(hub.folder))
     assert waiting["name"] == WRITEBACK
     assert "deployed" in waiting["reason"]
     assert len(hub.letters("delay-risk")) < 20
-    assert "deployed" in until(state_of(hub, "suspected"), hub)
+    assert "deployed" in hub.until(state_of(hub, "suspected"))
     run(engine, "ALTER TABLE flights DROP CONSTRAINT deployed")
     decide(hub.folder, WRITEBACK, Decision.RETRY, "a person")
     found = final_fates(hub, COUNT)
@@ -143,9 +129,9 @@ def test_a_wrong_password_is_tried_three_times_at_most_and_a_right_one_within_se
     path.write_text(path.read_text().replace("${env:FLIGHTOPS_PASSWORD}", f"${{file:{secret}}}"))
     publish_flights(engine)
     hub.start()
-    until(state_of(hub, "credentials"), hub)
+    hub.until(state_of(hub, "credentials"))
     settled = time.monotonic() + 10  # whoever wanted to try again has had the time
-    until(lambda: time.monotonic() > settled, hub)
+    hub.until(lambda: time.monotonic() > settled)
     refused = stage.postgres.log_file.read_text().count("password authentication failed")
     assert 1 <= refused <= 3
     secret.write_text(stage.passwords["FLIGHTOPS_PASSWORD"])
@@ -166,7 +152,7 @@ def test_a_row_that_a_person_holds_is_parked_and_the_others_are_applied(
         found = hub.receipts("delay-risk", COUNT, seconds=180)
         assert found[7][0].fate is Fate.PARKED
         assert {receipts[0].fate for number, receipts in found.items() if number != 7} == {Fate.APPLIED}
-        until(lambda: any(each["parked"] for each in status(hub.folder)["systems"]), hub)
+        hub.until(lambda: any(each["parked"] for each in status(hub.folder)["systems"]))
         person.rollback()
-    until(lambda: any(each.fate is Fate.APPLIED for each in hub.receipts("delay-risk", COUNT)[7]), hub)
+    hub.until(lambda: any(each.fate is Fate.APPLIED for each in hub.receipts("delay-risk", COUNT)[7]))
     assert hub.letters("delay-risk") == []

@@ -3,10 +3,13 @@
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from connectors.clock import SystemClock
+from connectors.errors import Retriable
 from crossdock.demo.stage import Stage, configuration_folder
 from crossdock.demo.verdict import topics_of
 from crossdock.supervisor import Supervised
@@ -80,6 +83,16 @@ class Hub:
     def letters(self, pipeline: str) -> list[DeadLetter]:
         with Admin(self.stage.broker.bootstrap) as admin:
             return [decode(each.value, DeadLetter) for each in admin.read(topics_of(pipeline).dead.name)]
+
+    def until(self, what: Callable[[], Any], seconds: float = 120) -> Any:
+        """The first answer that is true. Kafka may have none while it moves a coordinator."""
+        end = time.monotonic() + seconds
+        while True:
+            with suppress(Retriable):
+                if found := what():
+                    return found
+            assert time.monotonic() < end, self.log.read_text()[-3000:]
+            time.sleep(0.2)
 
     def stop(self) -> None:
         if self._worker is not None:
